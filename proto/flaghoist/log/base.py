@@ -1,0 +1,105 @@
+"""What every log does; tests/conformance/test_log.py holds each implementation to it."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+# Kafka brokers accept 1 MiB by default (message.max.bytes); an envelope may have 512 KiB.
+RECORD_BYTES_MAX: Final = 1024 * 1024 - 1024
+
+
+class Stream(StrEnum):
+    """The logs of one environment: the ledger itself and those beside it."""
+
+    LEDGER = "ledger"
+    INBOX = "inbox"
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """One record as the log holds it.
+
+    `position` is the log's own (SQLite rowid, Kafka offset): it grows from record to record, not always by one, and is
+    a hint where to go on reading, never an order that anything trusts.
+    """
+
+    position: int
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records in log order, possibly none.
+
+    `next_position` is where to read on. `at_end` says that there was nothing after them when the log was asked: a sign
+    of life that arrives at least every `PROBE_S` seconds, also from a log to which nobody writes.
+    """
+
+    records: Sequence[LogRecord]
+    next_position: int
+    at_end: bool
+
+
+# An idle log gives a sign of life this often; a reader that misses it for PROBE_S + ANSWER_S is told Unavailable.
+PROBE_S: Final = 5.0
+ANSWER_S: Final = 10.0
+
+
+class Log(Protocol):
+    """One append-only stream of records. Any method may raise Unavailable; the log is then closed and opened anew."""
+
+    @property
+    def conditional(self) -> bool:
+        """Whether `append` honours `expected_end` (SQLite does; Kafka has no conditional append)."""
+        ...
+
+    async def append(self, value: bytes, *, expected_end: int | None = None) -> int:
+        """Store one record durably and return its position.
+
+        Args:
+            value: 1 .. RECORD_BYTES_MAX bytes.
+            expected_end: write only if `end()` is still this; ignored where `conditional` is false.
+
+        Raises:
+            TooLarge: nothing was written.
+            LogConflict: another record came first; nothing was written.
+            Unavailable: nothing was written.
+            OutcomeUnknown: sent and not confirmed; read the log to learn whether it is there.
+        """
+        ...
+
+    async def end(self) -> int:
+        """Return the position that the next record will have; 0 for an empty log.
+
+        Raises:
+            Unavailable: the log did not answer within ANSWER_S seconds.
+        """
+        ...
+
+    def follow(self, start: int) -> AsyncIterator[Batch]:
+        """Yield the records from position `start` on, and then new ones as they come, for ever.
+
+        The first batch comes as soon as the log answers, also when there is nothing to read.
+
+        Raises:
+            LogTruncated: the log ends before `start`, or no longer holds what was there.
+            Unavailable: the log went away; noticed within PROBE_S + ANSWER_S seconds.
+        """
+        ...
+
+
+class OpenLog(Protocol):
+    """Opens one stream of one ledger; leaving the context closes it, and every reader of it."""
+
+    def __call__(self, stream: Stream) -> AbstractAsyncContextManager[Log]: ...
+
+
+async def read_to_end(log: Log, start: int = 0) -> AsyncIterator[LogRecord]:
+    """Yield the records from `start` to where the log ended when it was first reached, then stop."""
+    async for batch in log.follow(start):
+        for record in batch.records:
+            yield record
+        if batch.at_end:
+            return
