@@ -9,7 +9,7 @@ from typing import ClassVar
 
 
 class FlaghoistError(Exception):
-    """What every error of this product has: a stable `code`, a text of facts, and a `hint` that says what to do next."""
+    """Every error of this product: a stable `code`, a text of facts, and a `hint` that says what to do next."""
 
     code: ClassVar[str] = "error"
     hint: str = ""

@@ -43,7 +43,7 @@ def _checked(kind: str, pattern: re.Pattern[str], text: object, wanted: str) -> 
 
 
 class FlagKey(str):
-    """A flag's (or evaluator's) name, unique within its source: 1 to 255 of A-Z a-z 0-9 . _ : @ -, first a letter or digit."""
+    """A name unique within its source: 1 to 255 of A-Z a-z 0-9 . _ : @ -, first a letter or digit."""
 
     __slots__ = ()
 
@@ -54,7 +54,7 @@ class FlagKey(str):
 
 
 class LogId(str):
-    """The name of one environment's ledger, in every signed record: it stops a staging record from counting in production."""
+    """The name of one environment: in every signed record, so that staging never counts in production."""
 
     __slots__ = ()
 

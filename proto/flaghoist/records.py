@@ -1,0 +1,157 @@
+"""The signed records, parsed: what proposals, approvals, entries and roots say (design: docs/protocol.md)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flaghoist.values import (
+    Action,
+    Algorithm,
+    Decision,
+    FlagKey,
+    KeyId,
+    LogId,
+    Person,
+    ProposalKind,
+    Role,
+    Seq,
+    Source,
+    StateId,
+    Target,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One signature over PAE(payload_type, payload), by the key that `key_id` names."""
+
+    key_id: KeyId
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Exact payload bytes and the signatures over them. Nothing in it is trusted until signing.py has verified it."""
+
+    payload_type: str
+    schema_sha256: bytes
+    payload: bytes
+    signatures: tuple[Signature, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One change of one definition.
+
+    `expected_version` is the seq of the entry that last changed the definition (0: never existed; a deleted one keeps
+    the seq of its deletion). `definition` is UTF-8 JSON (definition.py) for PUT, None for DELETE.
+    """
+
+    target: Target
+    source: Source
+    key: FlagKey
+    expected_version: Seq
+    action: Action
+    definition: bytes | None
+
+    @property
+    def state_id(self) -> StateId:
+        return StateId(self.target, self.source, self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What one person asks for; all of its ops are applied, or none. Times are Unix milliseconds UTC."""
+
+    log_id: LogId
+    proposal_id: str
+    requester: Person
+    created_at: int
+    expires_at: int
+    kind: ProposalKind
+    title: str
+    reason: str
+    ticket: str | None
+    ops: tuple[Op, ...]
+    activate_at: int | None
+    min_pin: Seq
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """What another person says of exactly one proposal, named by the digest of its signed bytes."""
+
+    log_id: LogId
+    proposal_sha256: bytes
+    approver: Person
+    decision: Decision
+    approved_at: int
+    expires_at: int
+    comment: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Body of an entry that changes state: the proposal as signed, its approvals, and the rule that allowed it."""
+
+    proposal: Envelope
+    approvals: tuple[Envelope, ...]
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class RootUpdate:
+    """Body of an entry that states a root; the ledger's first entry states the one that readers have pinned."""
+
+    root: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class EpochClaim:
+    """Body of the entry by which a publisher takes over; entries of earlier epochs that come after it are void."""
+
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One link of the ledger. `prev_hash` is the entry hash of seq - 1 (32 zero bytes for seq 1)."""
+
+    log_id: LogId
+    seq: Seq
+    prev_hash: bytes
+    epoch: int
+    root_version: int
+    published_at: int
+    body: Release | RootUpdate | EpochClaim
+
+
+@dataclass(frozen=True, slots=True)
+class RootKey:
+    """A public key and the person who holds it."""
+
+    key_id: KeyId
+    algorithm: Algorithm
+    public: bytes
+    person: Person
+
+
+@dataclass(frozen=True, slots=True)
+class RoleGrant:
+    """Who may act in a role, and how many *people* it takes."""
+
+    key_ids: frozenset[KeyId]
+    threshold: int
+
+
+@dataclass(frozen=True, slots=True)
+class RootRecord:
+    """Who may do what, as written; root.Root is the checked form."""
+
+    log_id: LogId
+    version: int
+    prev_root_sha256: bytes
+    expires_at: int
+    keys: tuple[RootKey, ...]
+    roles: Mapping[Role, RoleGrant]
+    fractional: str
+    policy: str
