@@ -12,7 +12,7 @@ from flaghoist.values import Person
 
 Scalar: TypeAlias = str | int | float | bool
 # At run time an array is a list and an object is a dict; the wide types let callers pass what they have.
-JsonValue: TypeAlias = "None | bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 
 DEFINITION_BYTES_MAX: Final = 256 * 1024  # half of the largest envelope: a proposal also carries its other fields
 
