@@ -1,0 +1,151 @@
+"""Whether the right people asked for and approved exactly these bytes: one answer for publisher, sidecar and audit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from flaghoist.codec import APPROVAL, PROPOSAL, RecordCodec
+from flaghoist.errors import Expired, Malformed, NotApproved, Refused, SamePerson, SignatureRefused, WrongLog, WrongRole
+from flaghoist.records import Approval, Envelope, Proposal, Release
+from flaghoist.root import Root
+from flaghoist.signing import digest
+from flaghoist.values import Action, Decision, Person, ProposalKind, Role, Target
+
+# What `policy` in an entry names: the threshold of the root, which every reader checks itself.
+APPROVALS_RULE: Final = "approvals"
+
+
+class NotUnderstood(Refused):
+    """A record that asks for what only a newer release can do; it must not be skipped, since it changes state."""
+
+    code = "not_understood"
+    hint = "install the release of Flaghoist that wrote it"
+
+
+@dataclass(frozen=True, slots=True)
+class Authorized:
+    """A proposal that its requester signed, and the people whose approvals of exactly these bytes count."""
+
+    proposal: Proposal
+    sha256: bytes
+    approvals: tuple[Approval, ...]
+
+    @property
+    def approvers(self) -> tuple[Person, ...]:
+        return tuple(approval.approver for approval in self.approvals)
+
+
+def verified_proposal(root: Root, envelope: Envelope) -> Proposal:
+    """Return the proposal in an envelope: of this ledger, and signed by the person who it says asks.
+
+    Raises:
+        SignatureRefused, Malformed, WrongLog, WrongRole: it is not.
+    """
+    _want_type(PROPOSAL, envelope)
+    key = root.signer_in(Role.REQUESTER, envelope)
+    proposal = PROPOSAL.decode(envelope.payload)
+    if proposal.log_id != root.log_id:
+        raise WrongLog(expected=root.log_id, got=proposal.log_id)
+    if key.person != proposal.requester:
+        raise WrongRole(f"proposal {proposal.proposal_id}: requested by {proposal.requester}, signed by {key.person}")
+    return proposal
+
+
+def verified_approval(root: Root, envelope: Envelope) -> Approval:
+    """Return the approval (or rejection) in an envelope: of this ledger, signed by the approver it names.
+
+    Raises:
+        SignatureRefused, Malformed, WrongLog, WrongRole: it is not.
+    """
+    _want_type(APPROVAL, envelope)
+    key = root.signer_in(Role.APPROVER, envelope)
+    approval = APPROVAL.decode(envelope.payload)
+    if approval.log_id != root.log_id:
+        raise WrongLog(expected=root.log_id, got=approval.log_id)
+    if key.person != approval.approver:
+        raise WrongRole(f"approval by {approval.approver}, signed by {key.person}")
+    return approval
+
+
+def check_understood(proposal: Proposal) -> None:
+    """Refuse what this release cannot carry out.
+
+    Raises:
+        NotUnderstood: a kind, a time or an op that a newer release must apply.
+    """
+    if proposal.kind is not ProposalKind.CHANGE:
+        raise NotUnderstood(f"proposal {proposal.proposal_id}: kind {proposal.kind}")
+    if proposal.activate_at is not None:
+        raise NotUnderstood(f"proposal {proposal.proposal_id}: activate_at")
+    for op in proposal.ops:
+        if op.target not in (Target.FLAG, Target.EVALUATOR) or op.action is Action.KILL:
+            raise NotUnderstood(f"proposal {proposal.proposal_id}: op {op.action} of {op.target}")
+
+
+def authorize(root: Root, release: Release, *, at_ms: int) -> Authorized:
+    """Return what a release changes and who allowed it.
+
+    Every approval in a release must count: one that does not is a sign that somebody assembled it wrongly.
+
+    Args:
+        at_ms: when it was published (the entry's `published_at`), so that a replay judges as the first reader did.
+
+    Raises:
+        NotUnderstood: what it asks for needs a newer release of Flaghoist.
+        SamePerson, NotApproved, Expired, SignatureRefused, Malformed, WrongLog, WrongRole: it is not allowed.
+    """
+    proposal = verified_proposal(root, release.proposal)
+    check_understood(proposal)
+    if at_ms > proposal.expires_at:
+        raise Expired(
+            f"proposal {proposal.proposal_id} expired at {proposal.expires_at}, published at {at_ms} (Unix ms)"
+        )
+    sha256 = digest(release.proposal)
+    approvals = [verified_approval(root, envelope) for envelope in release.approvals]
+    for approval in approvals:
+        _check_counts(approval, proposal, sha256, at_ms)
+    _check_people(root, proposal, approvals)
+    return Authorized(proposal, sha256, tuple(approvals))
+
+
+def _want_type(codec: RecordCodec[Proposal] | RecordCodec[Approval], envelope: Envelope) -> None:
+    if envelope.payload_type != codec.payload_type:
+        raise Malformed(f"want {codec.payload_type}, got {envelope.payload_type[:100]!r}")
+
+
+def _check_counts(approval: Approval, proposal: Proposal, sha256: bytes, at_ms: int) -> None:
+    if approval.proposal_sha256 != sha256:
+        raise SignatureRefused(
+            f"{approval.approver} approved a proposal with digest {approval.proposal_sha256.hex()}, "
+            f"this one has {sha256.hex()}: it was edited after the approval, or the approval is of another"
+        )
+    if approval.decision is not Decision.APPROVE:
+        raise NotApproved(
+            f"{approval.approver} rejected proposal {proposal.proposal_id}: {approval.comment or 'no comment'}",
+            hint="settle it with them; they may approve later, or propose again",
+        )
+    if approval.approver == proposal.requester:
+        raise SamePerson(f"{approval.approver} both requested and approved proposal {proposal.proposal_id}")
+    if at_ms > approval.expires_at:
+        raise Expired(
+            f"the approval by {approval.approver} expired at {approval.expires_at}, published at {at_ms} (Unix ms)",
+            hint=f"ask {approval.approver} to approve again",
+        )
+
+
+def _check_people(root: Root, proposal: Proposal, approvals: Sequence[Approval]) -> None:
+    people = {approval.approver for approval in approvals}
+    if len(people) != len(approvals):
+        raise NotApproved(f"proposal {proposal.proposal_id}: one person's approval is given twice")
+    threshold = root.grant(Role.APPROVER).threshold
+    if len(people) < threshold:
+        others = ", ".join(sorted(root.people_of(Role.APPROVER) - people - {proposal.requester})) or "nobody"
+        raise NotApproved(
+            f"proposal {proposal.proposal_id}: want approvals of {threshold} people other than {proposal.requester}, "
+            f"got {len(people)} ({', '.join(sorted(people)) or 'none'}); {others} may approve",
+        )
+
+
+def allowing_rule(root: Root) -> str:
+    """Return the name of the rule under which this root allows a change."""
+    return f"{APPROVALS_RULE}>={root.grant(Role.APPROVER).threshold}"

@@ -1,0 +1,363 @@
+"""Between bytes and records: Avro, exactly. Decoding consumes the whole buffer or refuses it; nothing is re-encoded.
+
+The schemas are the .avsc files beside this module, for readers in any language.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping
+from importlib import resources
+from typing import Any, Final, Generic, TypeVar
+
+import fastavro
+from fastavro.schema import to_parsing_canonical_form
+
+from flaghoist.errors import Malformed, TooLarge
+from flaghoist.records import (
+    Approval,
+    Entry,
+    Envelope,
+    EpochClaim,
+    Op,
+    Proposal,
+    Release,
+    RoleGrant,
+    RootKey,
+    RootRecord,
+    RootUpdate,
+    Signature,
+)
+from flaghoist.values import (
+    Action,
+    Algorithm,
+    Decision,
+    FlagKey,
+    KeyId,
+    LogId,
+    Person,
+    ProposalKind,
+    Role,
+    Seq,
+    Source,
+    Target,
+)
+
+# Half of what a Kafka broker accepts by default (message.max.bytes = 1 MiB), so that a batch header always fits.
+ENVELOPE_BYTES_MAX: Final = 512 * 1024
+# One import of a large file; with definitions of 1 KiB it just fits an envelope.
+OPS_MAX: Final = 500
+# More people than any policy asks for; bounds the work that one record can cause before it is refused.
+SIGNATURES_MAX: Final = 16
+APPROVALS_MAX: Final = 16
+# A title is one line on a terminal; a reason is a paragraph or two.
+TITLE_CHARS_MAX: Final = 200
+REASON_CHARS_MAX: Final = 4000
+HASH_BYTES: Final = 32
+
+R = TypeVar("R")
+Fields = Mapping[str, Any]
+
+
+class RecordCodec(Generic[R]):
+    """Encodes and decodes one kind of signed record."""
+
+    def __init__(self, name: str, to_fields: Callable[[R], object], from_fields: Callable[[Fields], R]) -> None:
+        text = resources.files("flaghoist").joinpath("avro", f"{name}.avsc").read_text(encoding="utf-8")
+        self.name = name
+        self.payload_type = f"application/vnd.flaghoist.{name}.v1+avro"
+        self.schema_sha256 = hashlib.sha256(to_parsing_canonical_form(json.loads(text)).encode()).digest()
+        self._schema = fastavro.parse_schema(json.loads(text))
+        self._to_fields = to_fields
+        self._from_fields = from_fields
+
+    def encode(self, record: R) -> bytes:
+        """Return the record's Avro bytes: what is signed from then on."""
+        buffer = io.BytesIO()
+        fastavro.schemaless_writer(buffer, self._schema, self._to_fields(record))
+        return buffer.getvalue()
+
+    def decode(self, payload: bytes) -> R:
+        """Return the record in exactly these bytes.
+
+        Raises:
+            Malformed: not such a record, or bytes left over.
+        """
+        buffer = io.BytesIO(payload)
+        try:
+            fields: Any = fastavro.schemaless_reader(buffer, self._schema, None, return_record_name=True)
+        except Exception as error:
+            # fastavro raises whatever its input leads it to (EOF, Index, Unicode, Value…): all say "not such bytes".
+            raise Malformed(f"{len(payload)} bytes are not Avro of {self.payload_type}: {error!r}") from error
+        if buffer.tell() != len(payload):
+            raise Malformed(f"{self.name}: expected {buffer.tell()} bytes, got {len(payload)}: trailing bytes")
+        return self._from_fields(fields)
+
+
+def _hash(name: str, value: bytes) -> bytes:
+    if len(value) != HASH_BYTES:
+        raise Malformed(f"{name}: want {HASH_BYTES} bytes, got {len(value)}")
+    return value
+
+
+def _time(name: str, value: int) -> int:
+    if not 0 <= value < 2**53:  # JSON readers hold integers exactly up to 2^53
+        raise Malformed(f"{name}: want Unix milliseconds, got {value}")
+    return value
+
+
+def _text(name: str, value: str, limit: int) -> str:
+    if len(value) > limit:
+        raise TooLarge(name, limit=limit, got=len(value), unit="characters")
+    return value
+
+
+# --- envelope ---
+
+
+def _envelope_to(envelope: Envelope) -> dict[str, object]:
+    return {
+        "payload_type": envelope.payload_type,
+        "schema_sha256": envelope.schema_sha256,
+        "payload": envelope.payload,
+        "signatures": [{"key_id": str(s.key_id), "signature": s.signature} for s in envelope.signatures],
+    }
+
+
+def _envelope_from(fields: Fields) -> Envelope:
+    if len(fields["signatures"]) > SIGNATURES_MAX:
+        raise TooLarge("envelope", limit=SIGNATURES_MAX, got=len(fields["signatures"]), unit="signatures")
+    return Envelope(
+        payload_type=fields["payload_type"],
+        schema_sha256=_hash("schema_sha256", fields["schema_sha256"]),
+        payload=fields["payload"],
+        signatures=tuple(Signature(KeyId(s["key_id"]), s["signature"]) for s in fields["signatures"]),
+    )
+
+
+_ENVELOPE: Final = RecordCodec("envelope", _envelope_to, _envelope_from)
+
+
+def encode_envelope(envelope: Envelope) -> bytes:
+    """Return the bytes that travel.
+
+    Raises:
+        TooLarge: more than ENVELOPE_BYTES_MAX; such a record would be refused by every reader.
+    """
+    data = _ENVELOPE.encode(envelope)
+    if len(data) > ENVELOPE_BYTES_MAX:
+        raise TooLarge("envelope", limit=ENVELOPE_BYTES_MAX, got=len(data))
+    return data
+
+
+def decode_envelope(data: bytes) -> Envelope:
+    """Return the envelope in these untrusted bytes; its signatures are not checked yet.
+
+    Raises:
+        TooLarge: over ENVELOPE_BYTES_MAX, refused before parsing, or over SIGNATURES_MAX.
+        Malformed: not an envelope, or bytes left over.
+    """
+    if len(data) > ENVELOPE_BYTES_MAX:
+        raise TooLarge("envelope", limit=ENVELOPE_BYTES_MAX, got=len(data))
+    return _ENVELOPE.decode(data)
+
+
+# --- proposal and approval ---
+
+
+def _proposal_to(proposal: Proposal) -> dict[str, object]:
+    return {
+        "log_id": str(proposal.log_id),
+        "proposal_id": proposal.proposal_id,
+        "requester": str(proposal.requester),
+        "created_at": proposal.created_at,
+        "expires_at": proposal.expires_at,
+        "kind": proposal.kind.value,
+        "title": proposal.title,
+        "reason": proposal.reason,
+        "ticket": proposal.ticket,
+        "ops": [
+            {
+                "target": op.target.value,
+                "source": str(op.source),
+                "key": str(op.key),
+                "expected_version": op.expected_version.number,
+                "action": op.action.value,
+                "definition": op.definition,
+            }
+            for op in proposal.ops
+        ],
+        "activate_at": proposal.activate_at,
+        "min_pin": proposal.min_pin.number,
+    }
+
+
+def _op_from(fields: Fields) -> Op:
+    action = Action(fields["action"])
+    definition: bytes | None = fields["definition"]
+    if (definition is None) == (action is Action.PUT):
+        raise Malformed(f"op {action}: want a definition for PUT and none otherwise, got {type(definition).__name__}")
+    return Op(
+        target=Target(fields["target"]),
+        source=Source(fields["source"]),
+        key=FlagKey(fields["key"]),
+        expected_version=Seq(fields["expected_version"]),
+        action=action,
+        definition=definition,
+    )
+
+
+def _proposal_from(fields: Fields) -> Proposal:
+    if not 1 <= len(fields["ops"]) <= OPS_MAX:
+        raise TooLarge("proposal", limit=OPS_MAX, got=len(fields["ops"]), unit="ops (at least 1)")
+    return Proposal(
+        log_id=LogId(fields["log_id"]),
+        proposal_id=_text("proposal_id", fields["proposal_id"], 64),
+        requester=Person(fields["requester"]),
+        created_at=_time("created_at", fields["created_at"]),
+        expires_at=_time("expires_at", fields["expires_at"]),
+        kind=ProposalKind(fields["kind"]),
+        title=_text("title", fields["title"], TITLE_CHARS_MAX),
+        reason=_text("reason", fields["reason"], REASON_CHARS_MAX),
+        ticket=None if fields["ticket"] is None else _text("ticket", fields["ticket"], TITLE_CHARS_MAX),
+        ops=tuple(_op_from(op) for op in fields["ops"]),
+        activate_at=None if fields["activate_at"] is None else _time("activate_at", fields["activate_at"]),
+        min_pin=Seq(fields["min_pin"]),
+    )
+
+
+PROPOSAL: Final = RecordCodec("proposal", _proposal_to, _proposal_from)
+
+
+def _approval_to(approval: Approval) -> dict[str, object]:
+    return {
+        "log_id": str(approval.log_id),
+        "proposal_sha256": approval.proposal_sha256,
+        "approver": str(approval.approver),
+        "decision": approval.decision.value,
+        "approved_at": approval.approved_at,
+        "expires_at": approval.expires_at,
+        "comment": approval.comment,
+    }
+
+
+def _approval_from(fields: Fields) -> Approval:
+    return Approval(
+        log_id=LogId(fields["log_id"]),
+        proposal_sha256=_hash("proposal_sha256", fields["proposal_sha256"]),
+        approver=Person(fields["approver"]),
+        decision=Decision(fields["decision"]),
+        approved_at=_time("approved_at", fields["approved_at"]),
+        expires_at=_time("expires_at", fields["expires_at"]),
+        comment=None if fields["comment"] is None else _text("comment", fields["comment"], REASON_CHARS_MAX),
+    )
+
+
+APPROVAL: Final = RecordCodec("approval", _approval_to, _approval_from)
+
+
+# --- root ---
+
+
+def _root_to(root: RootRecord) -> dict[str, object]:
+    return {
+        "log_id": str(root.log_id),
+        "version": root.version,
+        "prev_root_sha256": root.prev_root_sha256,
+        "expires_at": root.expires_at,
+        "keys": [
+            {"key_id": str(k.key_id), "algorithm": k.algorithm.value, "public": k.public, "person": str(k.person)}
+            for k in root.keys
+        ],
+        "roles": [
+            {"role": role.value, "key_ids": sorted(grant.key_ids), "threshold": grant.threshold}
+            for role, grant in sorted(root.roles.items())
+        ],
+        "fractional": root.fractional,
+        "policy": root.policy,
+    }
+
+
+def _root_from(fields: Fields) -> RootRecord:
+    roles = {
+        Role(r["role"]): RoleGrant(frozenset(KeyId(k) for k in r["key_ids"]), r["threshold"]) for r in fields["roles"]
+    }
+    if len(roles) != len(fields["roles"]):
+        raise Malformed("root: a role is listed twice")
+    return RootRecord(
+        log_id=LogId(fields["log_id"]),
+        version=fields["version"],
+        prev_root_sha256=_hash("prev_root_sha256", fields["prev_root_sha256"]),
+        expires_at=_time("expires_at", fields["expires_at"]),
+        keys=tuple(
+            RootKey(KeyId(k["key_id"]), Algorithm(k["algorithm"]), k["public"], Person(k["person"]))
+            for k in fields["keys"]
+        ),
+        roles=roles,
+        fractional=fields["fractional"],
+        policy=fields["policy"],
+    )
+
+
+ROOT: Final = RecordCodec("root", _root_to, _root_from)
+
+
+# --- entry ---
+
+
+def _body_to(body: Release | RootUpdate | EpochClaim) -> tuple[str, dict[str, object]]:
+    match body:
+        case Release():
+            return "flaghoist.v1.Release", {
+                "proposal": _envelope_to(body.proposal),
+                "approvals": [_envelope_to(a) for a in body.approvals],
+                "policy": body.policy,
+            }
+        case RootUpdate():
+            return "flaghoist.v1.RootUpdate", {"root": _envelope_to(body.root)}
+        case EpochClaim():
+            return "flaghoist.v1.EpochClaim", {"holder": body.holder}
+
+
+def _body_from(value: Any) -> Release | RootUpdate | EpochClaim:
+    name, fields = value
+    match name:
+        case "flaghoist.v1.Release":
+            if len(fields["approvals"]) > APPROVALS_MAX:
+                raise TooLarge("release", limit=APPROVALS_MAX, got=len(fields["approvals"]), unit="approvals")
+            return Release(
+                proposal=_envelope_from(fields["proposal"]),
+                approvals=tuple(_envelope_from(a) for a in fields["approvals"]),
+                policy=_text("policy", fields["policy"], TITLE_CHARS_MAX),
+            )
+        case "flaghoist.v1.RootUpdate":
+            return RootUpdate(_envelope_from(fields["root"]))
+        case _:
+            return EpochClaim(_text("holder", fields["holder"], TITLE_CHARS_MAX))
+
+
+def _entry_to(entry: Entry) -> dict[str, object]:
+    return {
+        "log_id": str(entry.log_id),
+        "seq": entry.seq.number,
+        "prev_hash": entry.prev_hash,
+        "epoch": entry.epoch,
+        "root_version": entry.root_version,
+        "published_at": entry.published_at,
+        "body": _body_to(entry.body),
+    }
+
+
+def _entry_from(fields: Fields) -> Entry:
+    return Entry(
+        log_id=LogId(fields["log_id"]),
+        seq=Seq(fields["seq"]),
+        prev_hash=_hash("prev_hash", fields["prev_hash"]),
+        epoch=fields["epoch"],
+        root_version=fields["root_version"],
+        published_at=_time("published_at", fields["published_at"]),
+        body=_body_from(fields["body"]),
+    )
+
+
+ENTRY: Final = RecordCodec("entry", _entry_to, _entry_from)
