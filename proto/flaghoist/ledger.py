@@ -169,7 +169,7 @@ class Ledger:
             return Gap(expected=self.head.seq.next(), got=entry.seq)
         if entry.prev_hash != self.head.entry_hash:
             return Forked(entry.seq, "fork", self.head.entry_hash, data)
-        return self._judge_next(entry, entry_hash)
+        return self.judge_next(entry, entry_hash)
 
     def hash_at(self, seq: Seq) -> bytes:
         """Return the entry hash of a verified entry; of seq 0, the 32 zero bytes before the first."""
@@ -207,8 +207,11 @@ class Ledger:
             return Void(entry.seq, f"another publisher claimed epoch {epoch} first")
         return Forked(entry.seq, "equivocation", ours, data)
 
-    def _judge_next(self, entry: Entry, entry_hash: bytes) -> Link | Void | Dropped | Held:
-        """An entry right after the head, bound to it by its hash."""
+    def judge_next(self, entry: Entry, entry_hash: bytes) -> Link | Void | Dropped | Held:
+        """Say what becomes of an entry that follows the head, apart from its signature, and change nothing.
+
+        A publisher asks this before it signs; `judge` asks it for what was signed.
+        """
         if entry.seq == Seq(1):
             return self._judge_genesis(entry, entry_hash)
         claims = isinstance(entry.body, EpochClaim)
