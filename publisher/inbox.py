@@ -1,4 +1,4 @@
-"""What waits to be published: proposals and what people say of them, gathered from records that anyone may have written.
+"""What waits to be published: proposals and what people say of them, gathered from records that anyone may write.
 
 Pure; the shell reads the inbox stream (or files) and hands over the bytes.
 """

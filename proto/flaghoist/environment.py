@@ -88,9 +88,8 @@ class Environments:
 
     def render(self) -> str:
         """Return the file's text; parse reads it back."""
-        # A JSON string is a TOML basic string.
-        tables = [
-            f"[environments.{json.dumps(e.log_id)}]\nledger = {json.dumps(e.ledger)}\nroot = {json.dumps(str(e.root))}\n"
+        quoted = json.dumps  # a JSON string is a TOML basic string
+        return "\n".join(
+            f"[environments.{quoted(e.log_id)}]\nledger = {quoted(e.ledger)}\nroot = {quoted(str(e.root))}\n"
             for _, e in sorted(self.known.items())
-        ]
-        return "\n".join(tables)
+        )
