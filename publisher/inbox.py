@@ -88,11 +88,7 @@ class Inbox:
         fitting = [case for name, case in self.cases.items() if name.startswith(wanted)] if wanted else []
         if len(fitting) != 1:
             named = ", ".join(case.id for case in fitting[:5])
-            raise UnknownProposal(
-                f"{id_or_prefix!r} fits {len(fitting)} proposals: {named}"
-                if fitting
-                else f"no proposal {id_or_prefix!r}"
-            )
+            raise UnknownProposal(f"{id_or_prefix!r}: want one proposal, got {len(fitting)} {named}".rstrip())
         return fitting[0]
 
 

@@ -139,7 +139,7 @@ class Journal:
         document["claim"] = None if self.claim is None else asdict(self.claim)
         text = json.dumps(document, default=lambda value: base64.b64encode(value).decode("ascii"))
         new = self._path.with_suffix(".new")
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

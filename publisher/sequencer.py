@@ -18,7 +18,6 @@ from flaghoist.records import Entry, Envelope, EpochClaim, Release, RootUpdate
 from flaghoist.root import Root
 from flaghoist.signing import Signer, countersign, digest, pae
 from flaghoist.values import Role, Seq
-
 from publisher.inbox import Case
 from publisher.journal import Claim, Journal, Mark
 from publisher.reader import LedgerReader
