@@ -1,7 +1,7 @@
 """What every log does; tests/conformance/test_log.py holds each implementation to it."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
@@ -78,16 +78,38 @@ class Log(Protocol):
         """
         ...
 
-    def follow(self, start: int) -> AsyncIterator[Batch]:
+    def follow(self, start: int) -> AsyncGenerator[Batch, None]:
         """Yield the records from position `start` on, and then new ones as they come, for ever.
 
-        The first batch comes as soon as the log answers, also when there is nothing to read.
+        The first batch comes as soon as the log answers, also when there is nothing to read. 0 means from the log's
+        first record, wherever that is: a log whose oldest records are gone can still be read again from its start.
 
         Raises:
             LogTruncated: the log ends before `start`, or no longer holds what was there.
             Unavailable: the log went away; noticed within PROBE_S + ANSWER_S seconds.
         """
         ...
+
+
+class Severity(StrEnum):
+    """ERROR: records may be lost, or cannot be read or written. WARNING: it works, and less well than it should."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One setting of a log that is not as it should be; `where` is the topic or file it belongs to."""
+
+    where: str
+    setting: str
+    expected: str
+    got: str
+    severity: Severity
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.setting}: expected {self.expected}, got {self.got}"
 
 
 class OpenLog(Protocol):
@@ -98,8 +120,9 @@ class OpenLog(Protocol):
 
 async def read_to_end(log: Log, start: int = 0) -> AsyncIterator[LogRecord]:
     """Yield the records from `start` to where the log ended when it was first reached, then stop."""
-    async for batch in log.follow(start):
-        for record in batch.records:
-            yield record
-        if batch.at_end:
-            return
+    async with aclosing(log.follow(start)) as batches:
+        async for batch in batches:
+            for record in batch.records:
+                yield record
+            if batch.at_end:
+                return
