@@ -1,0 +1,149 @@
+"""What flagd's two evaluation services share: from request bytes to response bytes, fast where nothing varies."""
+
+import traceback
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ClassVar
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from flaghoist.errors import Malformed
+from flaghoist.evaluation import Answer, EvaluationFailed, evaluate
+from sidecar.board import Board
+from sidecar.faces import statuses
+from sidecar.faces.events import EventStreams
+from sidecar.faces.rendering import Kind, Rendering
+from sidecar.faces.statuses import NoAnswer
+from sidecar.faces.structs import context_of
+
+logger = structlog.get_logger()
+
+UnaryCall = Callable[[bytes, Any], Awaitable[bytes]]
+
+
+class EvaluationFace(ABC):
+    """One version of `flagd.evaluation`, over one board.
+
+    Handlers take and return bytes, so that an answer that was given before costs a lookup. All of a call happens in
+    one turn of the event loop: it sees one view.
+    """
+
+    name: ClassVar[str]
+    messages: ClassVar[Any]  # the generated module of this version
+
+    def __init__(self, board: Board, events: EventStreams) -> None:
+        self._board = board
+        self._events = events
+        self._rendering: Rendering | None = None
+        self._faults: Counter[tuple[str, str]] = Counter()
+
+    def handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
+        """Return the method handlers by method name."""
+        handlers = {f"Resolve{kind.value}": grpc.unary_unary_rpc_method_handler(self._resolve(kind)) for kind in Kind}
+        handlers["EventStream"] = grpc.unary_stream_rpc_method_handler(self._events.serve)
+        return handlers
+
+    @abstractmethod
+    def render_without_value(self, rendering: Rendering, kind: Kind, answer: Answer) -> bytes:
+        """Return the response for a flag that is DISABLED, or has no default and no matching rule.
+
+        Raises:
+            NoAnswer: this version has no such response.
+        """
+
+    def rendering(self, now_s: float) -> Rendering:
+        """Return the rendering of the view that is served at `now_s`.
+
+        Raises:
+            NoAnswer: no view yet.
+        """
+        board = self._board
+        view = board.view
+        if view is None:
+            raise statuses.nothing_loaded(board.state)
+        stale_s = None
+        if now_s >= board.fresh_until:
+            # Whole seconds, so that answers of an outage are encoded once a second and not once a call.
+            stale_s = int(board.stale_s(now_s) or 0)
+        rendering = self._rendering
+        if rendering is None or rendering.view is not view or rendering.stale_s != stale_s:
+            rendering = self._rendering = Rendering(view, stale_s)
+        return rendering
+
+    def guarded(self, method: str, answer: Callable[[bytes, Any], bytes]) -> UnaryCall:
+        """Return a handler that turns what `answer` raises into a status, and tells callers nothing of a bug."""
+
+        async def call(request: bytes, context: Any) -> bytes:
+            try:
+                return answer(request, context)
+            except NoAnswer as no_answer:
+                status = no_answer
+            except Exception as error:  # noqa: BLE001 - a bug must not send its text, which may quote a context
+                self._note_fault(method, error)
+                status = statuses.fault()
+            await context.abort(status.code, status.text)
+            raise AssertionError("abort() raises")
+
+        return call
+
+    def _resolve(self, kind: Kind) -> UnaryCall:
+        parse = getattr(self.messages, f"Resolve{kind.value}Request").FromString
+        clock = self._board.clock
+
+        def answer(request: bytes, context: Any) -> bytes:
+            now_s = clock()
+            rendering = self.rendering(now_s)
+            context.set_trailing_metadata(rendering.trailer)
+            try:
+                call = parse(request)
+            except DecodeError:
+                raise statuses.invalid_context("not a request, or nested too deep") from None
+            encoded = rendering.fixed[kind].get(call.flag_key)
+            if encoded is not None:
+                return encoded
+            return self._answer(rendering, kind, call, now_s)
+
+        return self.guarded(f"Resolve{kind.value}", answer)
+
+    def _answer(self, rendering: Rendering, kind: Kind, call: Any, now_s: float) -> bytes:
+        key = call.flag_key
+        view = rendering.view
+        flag = view.flags.get(key)
+        if flag is None:
+            raise statuses.flag_not_found()
+        if flag.fixed is not None:
+            encoded = rendering.fixed[kind][key] = self._render(rendering, kind, flag.fixed)
+            return encoded
+        try:
+            answer = evaluate(view, key, context_of(call.context), now_s=int(now_s))
+        except EvaluationFailed as failure:
+            raise statuses.evaluation_failed(failure) from None
+        except Malformed as malformed:
+            raise statuses.invalid_context(str(malformed)) from None
+        outcome = (key, answer.variant, answer.reason)
+        ruled = rendering.ruled[kind].get(outcome)
+        if ruled is None:
+            ruled = rendering.ruled[kind][outcome] = self._render(rendering, kind, answer)
+        return ruled
+
+    def _render(self, rendering: Rendering, kind: Kind, answer: Answer) -> bytes:
+        if answer.variant is None:
+            return self.render_without_value(rendering, kind, answer)
+        response = self.response(kind)
+        rendering.fill_answer(response, kind, answer)
+        return bytes(response.SerializeToString())
+
+    def response(self, kind: Kind) -> Any:
+        """Return an empty response message of this version."""
+        return getattr(self.messages, f"Resolve{kind.value}Response")()
+
+    def _note_fault(self, method: str, error: Exception) -> None:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        fault = (type(error).__name__, f"{last.filename}:{last.lineno}")
+        self._faults[fault] += 1
+        count = self._faults[fault]
+        if count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th …: a hot bug must not fill the disk
+            logger.error("call.failed", service=self.name, method=method, error=fault[0], at=fault[1], count=count)

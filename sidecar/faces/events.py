@@ -1,0 +1,93 @@
+"""EventStream: what a client that caches answers must hear. The same bytes serve v1 and v2: the messages are equal."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import islice
+from typing import Any, Final
+
+import grpc
+from flagd.evaluation.v2.evaluation_pb2 import EventStreamResponse
+
+from flaghoist.snapshot import View
+from sidecar.board import Board, Changes, Watcher
+from sidecar.faces.structs import fill
+
+KEEP_ALIVE_S: Final = 20.0  # flagd's interval
+
+# One message must stay below 4 MiB, what gRPC clients accept by default: a key has at most 255 bytes, 40 go with it.
+KEYS_PER_EVENT: Final = 10_000
+
+# A pod has a handful of providers, each with one stream; this stops a leaking client before it takes the memory.
+STREAMS_MAX: Final = 4096
+
+READY: Final = EventStreamResponse(type="provider_ready").SerializeToString()
+KEEP_ALIVE: Final = EventStreamResponse(type="keep_alive").SerializeToString()
+SHUTDOWN: Final = EventStreamResponse(type="provider_shutdown").SerializeToString()
+
+
+class EventStreams:
+    """Every open event stream of one board, over all faces."""
+
+    def __init__(self, board: Board, *, keep_alive_s: float = KEEP_ALIVE_S, streams_max: int = STREAMS_MAX) -> None:
+        self._board = board
+        self._keep_alive_s = keep_alive_s
+        self._streams_max = streams_max
+        self._open = 0
+        self._encoded: tuple[Changes, tuple[bytes, ...]] | None = None
+
+    @property
+    def open(self) -> int:
+        """How many streams are open."""
+        return self._open
+
+    async def serve(self, _request: bytes, context: Any) -> AsyncIterator[bytes]:
+        """Yield the encoded events of one client until it leaves or the board closes.
+
+        `provider_ready` waits for the first view: a provider that is told so asks at once. A client that reads slowly
+        skips views, and its next event names every key that changed in between.
+        """
+        if self._open >= self._streams_max:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {self._streams_max} event streams may be open"
+            )
+        self._open += 1
+        try:
+            with self._board.watch() as watcher:
+                shown: View | None = None
+                while True:
+                    try:
+                        view = await self._next(watcher)
+                    except TimeoutError:
+                        yield KEEP_ALIVE
+                        continue
+                    if view is None:
+                        yield SHUTDOWN
+                        return
+                    if shown is None:
+                        yield READY
+                    else:
+                        for event in self._events(self._board.changes(shown, view)):
+                            yield event
+                    shown = view
+        finally:
+            self._open -= 1
+
+    async def _next(self, watcher: Watcher) -> View | None:
+        async with asyncio.timeout(self._keep_alive_s):
+            return await watcher.next()
+
+    def _events(self, changes: Changes) -> tuple[bytes, ...]:
+        # A board returns the same object to all streams that ask for the same change: encode it once.
+        if self._encoded is None or self._encoded[0] is not changes:
+            self._encoded = (changes, tuple(_configuration_changes(changes)))
+        return self._encoded[1]
+
+
+def _configuration_changes(changes: Changes) -> list[bytes]:
+    entries = iter(changes.items())
+    events = []
+    while part := dict(islice(entries, KEYS_PER_EVENT)):
+        event = EventStreamResponse(type="configuration_change")
+        fill(event.data, {"flags": {key: {"type": change} for key, change in part.items()}})
+        events.append(event.SerializeToString())
+    return events
