@@ -1,0 +1,219 @@
+"""Record in, verified, folded, on the board: the one writer of what the sidecar serves."""
+
+import asyncio
+import gc
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final
+
+import structlog
+
+from flaghoist.errors import LogTruncated, Misconfigured, Unavailable
+from flaghoist.ledger import Advanced, Applied, Dropped, Forked, Gap, Held, Ledger, Outcome, Rejected, Repeated, Void
+from flaghoist.log.base import Batch, LogRecord
+from flaghoist.log.reconnect import BACKOFF_CAP_S
+from flaghoist.values import Seq
+from sidecar.board import Board, VerifierState
+from sidecar.keep import Kept
+from sidecar.report import BoundedReport
+
+# How long to wait before the whole ledger is read again when entries stay missing.
+RESYNC_S: Final = 30.0
+# Verifying a record takes about 0.3 ms; a call should not wait for more than a few of them.
+SLICE_S: Final = 0.003
+
+Follow = Callable[[int, Callable[[Unavailable], None]], AsyncIterator[Batch]]
+
+logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class _EntriesMissingError(Exception):
+    """The log went on after a gap: it must be read again from its start."""
+
+
+class Follower:
+    """Follows one ledger and keeps the board, and the disk, at its newest verified state.
+
+    Args:
+        ledger: the verifier, before its first record.
+        kept: where verified entries are kept; None when there is no writable place.
+        clock: Unix seconds, the board's clock.
+        fresh_for_s: how long the log's last sign of life counts.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        board: Board,
+        kept: Kept | None,
+        *,
+        report: BoundedReport,
+        clock: Callable[[], float],
+        fresh_for_s: float,
+    ) -> None:
+        self.tally: Counter[str] = Counter()
+        self._ledger = ledger
+        self._board = board
+        self._kept = kept
+        self._report = report
+        self._clock = clock
+        self._fresh_for_s = fresh_for_s
+        self._position = 0
+        self._caught_up = False
+
+    def load_kept(self) -> None:
+        """Serve what this pod kept, verified anew; called once, before `run`."""
+        if self._kept is None:
+            return
+        known_fresh_at_s = self._kept.known_fresh_at_s
+        for record in self._kept.entries():
+            if not isinstance(self._ledger.receive(record.value), Applied | Advanced | Rejected):
+                logger.warning("kept_state.refused", path=str(self._kept.path), after_seq=self._ledger.head.seq.number)
+                break
+            self._position = record.position + 1
+        self._kept.forget_from_here()
+        if self._ledger.head.seq > Seq(0):
+            self._board.mark_stale(since_s=known_fresh_at_s)
+            self._board.state = VerifierState.CATCHING_UP
+            self._board.put(self._ledger.snapshot.view)
+            _settle_memory()
+            logger.info("snapshot.loaded", origin="disk", seq=self._ledger.head.seq.number)
+
+    async def run(self, follow: Follow) -> None:
+        """Follow until cancelled; while a log is away, or was cut, the last good state is served."""
+        while True:
+            try:
+                async for batch in follow(self._position, self._lost):
+                    await self._take(batch)
+                    if self._ledger.stopped_by is not None:
+                        break
+            except Misconfigured as error:
+                # With nothing to serve the operator must act now; else answers matter more than a wrong setting.
+                if self._board.view is None:
+                    raise
+                self._lost(error)
+                await asyncio.sleep(BACKOFF_CAP_S)
+            except (LogTruncated, _EntriesMissingError) as error:
+                logger.error("ledger.entries_missed", after_seq=self._ledger.head.seq.number, reason=str(error))
+                self._board.state = VerifierState.RESYNC
+                self._board.mark_stale()
+                again_s = RESYNC_S if self._position == 0 else 0.0
+                self._position = 0
+                await asyncio.sleep(again_s)
+            if self._ledger.stopped_by is not None:
+                await asyncio.Event().wait()  # nothing more is taken; the last good state is served until a restart
+
+    def _lost(self, error: Unavailable | Misconfigured) -> None:
+        self._caught_up = False
+        if self._board.state is VerifierState.FRESH:
+            self._board.state = VerifierState.STALE
+        logger.warning("ledger.lost", code=error.code, reason=str(error))
+
+    async def _take(self, batch: Batch) -> None:
+        links, gap = await self._receive_all(batch.records)
+        reached_end = batch.at_end and gap is None and self._ledger.stopped_by is None
+        self._position = batch.next_position
+        if reached_end:
+            self._reach_end()
+        # Until the end is reached once, the state from before is served rather than a replay of history.
+        if self._caught_up and links:
+            self._board.put(self._ledger.snapshot.view)
+        if self._kept is not None and (links or reached_end):
+            await asyncio.to_thread(self._keep, self._kept, links, reached_end)
+        if gap is not None:
+            raise _EntriesMissingError(f"expected seq {gap.expected}, got {gap.got}")
+
+    async def _receive_all(self, records: Sequence[LogRecord]) -> tuple[list[LogRecord], Gap | None]:
+        """Verify records in order and return the new links; stops at a gap."""
+        links: list[LogRecord] = []
+        pause_at_s = time.monotonic() + SLICE_S
+        for record in records:
+            outcome = self._receive(record)
+            if isinstance(outcome, Applied | Advanced | Rejected):
+                links.append(record)
+            elif isinstance(outcome, Gap):
+                return links, outcome
+            if time.monotonic() >= pause_at_s:
+                await asyncio.sleep(0)  # let calls be answered during a long catch-up
+                pause_at_s = time.monotonic() + SLICE_S
+        return links, None
+
+    def _reach_end(self) -> None:
+        """All that the log holds is verified. This is proof of freshness as far as the log can be believed."""
+        now_s = self._clock()
+        if not self._caught_up:
+            self._caught_up = True
+            if self._ledger.head.seq > Seq(0):
+                self._board.put(self._ledger.snapshot.view)
+                _settle_memory()
+            logger.info("ledger.reached", seq=self._ledger.head.seq.number, tally=dict(self.tally))
+        if self._ledger.head.seq > Seq(0):
+            self._board.state = VerifierState.FRESH
+            self._board.mark_fresh(now_s, until_s=now_s + self._fresh_for_s)
+
+    def _receive(self, record: LogRecord) -> Outcome:
+        outcome = self._ledger.receive(record.value)
+        self.tally[type(outcome).__name__.lower()] += 1
+        self._tell(record, outcome)
+        return outcome
+
+    def _tell(self, record: LogRecord, outcome: Outcome) -> None:
+        match outcome:
+            case Applied(entry=entry, authorized=authorized):
+                if self._caught_up:
+                    proposal = authorized.proposal
+                    logger.info(
+                        "entry.applied",
+                        seq=entry.seq.number,
+                        proposal=proposal.proposal_id,
+                        requester=proposal.requester,
+                        approvers=authorized.approvers,
+                        ops=len(proposal.ops),
+                    )
+            case Rejected(entry=entry, refusal=refusal):
+                self._report.warning("entry.rejected", code=refusal.code, seq=entry.seq.number, reason=str(refusal))
+            case Dropped(refusal=refusal):
+                self._report.warning(
+                    "record.dropped", code=refusal.code, position=record.position, reason=str(refusal)[:500]
+                )
+            case Void(seq=seq, why=why):
+                self._report.warning("entry.voided", code="void", seq=seq.number, reason=why)
+            case Forked(seq=seq, what=what, ours=ours):
+                self._board.state = VerifierState.QUARANTINED
+                self._board.mark_stale()
+                evidence = self._save_evidence(record)
+                logger.error("ledger.forked", what=what, seq=seq.number, ours=ours.hex(), evidence=evidence)
+            case Held(refusal=refusal):
+                self._board.state = VerifierState.UNSUPPORTED
+                self._board.mark_stale()
+                logger.error("record.not_understood", position=record.position, reason=str(refusal), hint=refusal.hint)
+            case Repeated() | Advanced() | Gap():
+                pass
+
+    def _keep(self, kept: Kept, links: list[LogRecord], reached_end: bool) -> None:
+        try:
+            if links:
+                kept.append(links)
+            if reached_end:
+                kept.note_fresh(self._clock())
+        except OSError as error:
+            self._kept = None  # keep answering; the next start needs the ledger, or what was kept until now
+            logger.error("kept_state.lost", path=str(kept.path), reason=error.strerror)
+
+    def _save_evidence(self, record: LogRecord) -> str | None:
+        """Write the other history's record beside the kept state; one file, since the first proof is enough."""
+        if self._kept is None:
+            return None
+        path = self._kept.path.with_suffix(".fork-evidence")
+        try:
+            path.write_bytes(record.value)
+        except OSError:
+            return None
+        return str(path)
+
+
+def _settle_memory() -> None:
+    """Take what lives until the end out of the garbage collector's sight: collections then cost the calls nothing."""
+    gc.collect()
+    gc.freeze()

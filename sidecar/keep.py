@@ -1,0 +1,110 @@
+"""Keeps the verified entries on this pod's disk, so that a start without the ledger still serves the last good state.
+
+The file is trusted no more than the ledger: each entry is verified again when it is read. Its modification time is
+when the state was last known to be the ledger's newest.
+
+Format: MAGIC, then per entry a frame of position (int64), length (uint32), both big-endian, and the record's bytes.
+"""
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from flaghoist.codec import ENVELOPE_BYTES_MAX
+from flaghoist.errors import Misconfigured
+from flaghoist.log.base import LogRecord
+
+MAGIC: Final = b"FLAGHOIST-ENTRIES-1\n"
+_FRAME: Final = struct.Struct(">qI")
+
+
+class Kept:
+    """One ledger's kept entries, open for reading once and then for appending.
+
+    Calls block on the disk: from an event loop, run them in a thread. `Kept.open` refuses a second sidecar on one file.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._end = len(MAGIC)
+
+    @classmethod
+    def open(cls, path: Path) -> "Kept":
+        """Open or make the file.
+
+        Raises:
+            Misconfigured: it cannot be written, is no such file, or another sidecar has it open.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Misconfigured(
+                f"kept state {path}: cannot be written: {error.strerror}",
+                hint="give --state-dir a writable directory; without one a start needs the ledger",
+            ) from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Misconfigured(
+                    f"kept state {path}: another sidecar uses it", hint="give each sidecar a --state-dir of its own"
+                ) from error
+            magic = os.pread(descriptor, len(MAGIC), 0)
+            if MAGIC.startswith(magic) and magic != MAGIC:  # new, or torn while it was made
+                os.pwrite(descriptor, MAGIC, 0)
+            elif magic != MAGIC:
+                raise Misconfigured(f"kept state {path}: not such a file", hint="move it away, or correct --state-dir")
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(path, descriptor)
+
+    @property
+    def known_fresh_at_s(self) -> float:
+        """When the kept state was last known to be the ledger's newest, in Unix seconds."""
+        return os.fstat(self._descriptor).st_mtime
+
+    def entries(self) -> Iterator[LogRecord]:
+        """Yield what is kept, in order, up to the first frame that is torn. Read it to the end before appending."""
+        size = os.fstat(self._descriptor).st_size
+        while self._end + _FRAME.size <= size:
+            position, length = _FRAME.unpack(os.pread(self._descriptor, _FRAME.size, self._end))
+            start = self._end + _FRAME.size
+            if length > ENVELOPE_BYTES_MAX or start + length > size:
+                return
+            yield LogRecord(position, os.pread(self._descriptor, length, start))
+            self._end = start + length
+
+    def forget_from_here(self) -> None:
+        """Cut the file after the last entry that `entries` yielded and the caller came back from."""
+        os.ftruncate(self._descriptor, self._end)
+
+    def append(self, records: Sequence[LogRecord]) -> None:
+        """Keep these entries durably.
+
+        Raises:
+            OSError: the disk; what was kept before still is.
+        """
+        data = b"".join(_FRAME.pack(record.position, len(record.value)) + record.value for record in records)
+        written = 0
+        while written < len(data):
+            written += os.pwrite(self._descriptor, data[written:], self._end + written)
+        os.fsync(self._descriptor)
+        self._end += written
+
+    def note_fresh(self, at_s: float) -> None:
+        """Note when the kept state was the ledger's newest (Unix seconds)."""
+        os.utime(self._descriptor, (at_s, at_s))
+
+    def clear(self) -> None:
+        """Forget every entry: the ledger is read again from its start."""
+        self._end = len(MAGIC)
+        os.ftruncate(self._descriptor, self._end)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
