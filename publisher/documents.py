@@ -1,0 +1,100 @@
+"""The definitions of one ledger as they were signed, and every change of each: what people look at and compare.
+
+Pure: folded from the verified links of the chain (reader.py).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from flaghoist.errors import UnknownFlag
+from flaghoist.ledger import Applied, Link
+from flaghoist.records import Op
+from flaghoist.values import FlagKey, Seq, Source, StateId, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One op of one applied entry; `before` is the definition that it replaced, None when there was none."""
+
+    link: Applied
+    op: Op
+    before: bytes | None
+
+    @property
+    def seq(self) -> Seq:
+        return self.link.entry.seq
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The history of every definition, oldest change first."""
+
+    changes: Mapping[StateId, list[Change]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, links: Iterable[Link]) -> "Documents":
+        """Return what these links of a chain (all, in seq order) make of the definitions."""
+        changes: dict[StateId, list[Change]] = {}
+        for link in links:
+            if not isinstance(link, Applied):
+                continue
+            for op in link.authorized.proposal.ops:
+                past = changes.setdefault(op.state_id, [])
+                past.append(Change(link, op, past[-1].op.definition if past else None))
+        return cls(changes)
+
+    def current(self, state_id: StateId) -> bytes | None:
+        """Return the definition in force; None when there never was one, or it is deleted."""
+        past = self.changes.get(state_id)
+        return past[-1].op.definition if past else None
+
+    def version(self, state_id: StateId) -> Seq:
+        """Return what an op on this definition must give as `expected_version`."""
+        past = self.changes.get(state_id)
+        return past[-1].seq if past else Seq(0)
+
+    def of_source(self, source: Source) -> Mapping[StateId, bytes]:
+        """Return the definitions in force that came from one source."""
+        return {
+            state_id: document
+            for state_id in self.changes
+            if state_id.source == source and (document := self.current(state_id)) is not None
+        }
+
+    def find_flag(self, key: str, served_by: Source | None) -> StateId:
+        """Return which definition an operator means by KEY or SOURCE#KEY.
+
+        Args:
+            served_by: the source whose flag of that key is served (View); it is what a bare KEY means. None: none is.
+
+        Raises:
+            Malformed: odd characters.
+            UnknownFlag: none in force; the text names keys that look alike.
+        """
+        state_id = flag_named(key, served_by)
+        if self.current(state_id) is None:
+            raise UnknownFlag(f"no flag {state_id}{_alike(key, self.flags())}")
+        return state_id
+
+    def flags(self) -> list[StateId]:
+        """Return the flags in force, sorted."""
+        return sorted(s for s in self.changes if s.target is Target.FLAG and self.current(s) is not None)
+
+
+def flag_named(key: str, served_by: Source | None) -> StateId:
+    """Return what KEY or SOURCE#KEY names, whether or not there is such a flag.
+
+    Raises:
+        Malformed: odd characters.
+    """
+    source, marked, name = key.rpartition("#")
+    if marked:
+        return StateId(Target.FLAG, Source(source), FlagKey(name))
+    return StateId(Target.FLAG, served_by or Source(""), FlagKey(key))
+
+
+def _alike(key: str, known: Iterable[StateId]) -> str:
+    from difflib import get_close_matches
+
+    alike = get_close_matches(key, [str(state_id.key) for state_id in known], n=3)
+    return f"; did you mean {', '.join(alike)}?" if alike else ""
