@@ -57,10 +57,7 @@ async def run(config: Config) -> None:
         ]
         front = await stack.enter_async_context(
             serve(
-                [
-                    EvaluationV1(board, events, disabled=DisabledOnV1(config.disabled_on_v1)),
-                    EvaluationV2(board, events),
-                ],
+                services,
                 _listeners(config),
                 board=board,
                 kind=FrontKind(config.server),
