@@ -33,7 +33,7 @@ class Answer:
     """
 
     key: str
-    value: JsonValue | None
+    value: JsonValue
     variant: str | None
     reason: Reason
     metadata: Mapping[str, Scalar]

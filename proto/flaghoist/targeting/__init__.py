@@ -1,13 +1,10 @@
-"""flagd's targeting language: JSONLogic with flagd's operators, compiled to closures when a definition is applied."""
+"""flagd's targeting language: JSONLogic with flagd's operators, compiled to closures when a definition is applied.
 
-from enum import StrEnum
+docs/evaluation.md lists the operators, and each difference from flagd 0.16.1.
+"""
 
-
-class Fractional(StrEnum):
-    """Generation of the `fractional` operator; a setting of the ledger, so that every pod buckets alike.
-
-    V2: flagd 0.16 (murmur3 over the key's UTF-8). V3: murmur3 over the key's deterministic CBOR.
-    """
-
-    V2 = "v2"
-    V3 = "v3"
+from flaghoist.targeting.bucketing import Fractional as Fractional
+from flaghoist.targeting.compiler import CompiledRule as CompiledRule
+from flaghoist.targeting.limits import Call as Call
+from flaghoist.targeting.limits import RuleFailed as RuleFailed
+from flaghoist.targeting.operators import compile_rule as compile_rule
