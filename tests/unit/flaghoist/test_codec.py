@@ -1,0 +1,129 @@
+"""Bytes and records: exact, bounded, and the same for a reader in any language."""
+
+import contextlib
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import fastavro
+import pytest
+
+from flaghoist.codec import (
+    APPROVAL,
+    ENTRY,
+    ENVELOPE_BYTES_MAX,
+    OPS_MAX,
+    PROPOSAL,
+    ROOT,
+    SIGNATURES_MAX,
+    decode_envelope,
+    encode_envelope,
+)
+from flaghoist.errors import Malformed, Refused, TooLarge
+from flaghoist.records import EpochClaim, RootUpdate, Signature
+from flaghoist.signing import digest
+from flaghoist.values import KeyId
+from tests.forge import Forge, boolean_flag, root_record, sealed_root
+
+VECTORS = Path(__file__).parents[2] / "vectors" / "records"
+CODECS = {"proposal": PROPOSAL, "approval": APPROVAL, "root": ROOT, "entry": ENTRY}
+
+
+def golden() -> dict[str, bytes]:
+    """A ledger of three entries, its root, a proposal and an approval: the same bytes on every run."""
+    forge = Forge("golden")
+    genesis = forge.genesis()
+    release = forge.release(
+        forge.op("new-checkout", boolean_flag()), forge.evaluator_op("internal", {"var": "internal"})
+    )
+    return {
+        "root": encode_envelope(forge.root.envelope),
+        "entry-1-root": genesis,
+        "proposal": encode_envelope(release.proposal),
+        "approval": encode_envelope(release.approvals[0]),
+        "entry-2-release": forge.append(release),
+        "entry-3-epoch-claim": forge.append(EpochClaim("second-publisher")),
+    }
+
+
+@pytest.mark.parametrize("name", golden())
+def test_record_has_its_golden_bytes(name, request):
+    file = VECTORS / f"{name}.json"
+    data = golden()[name]
+    envelope = decode_envelope(data)
+    stated = {
+        "origin": "tests/unit/flaghoist/test_codec.py:golden; Ed25519 keys from SHA-256 of names in tests/forge.py",
+        "payload_type": envelope.payload_type,
+        "digest": digest(envelope).hex(),
+        "envelope": data.hex(),
+    }
+    if request.config.getoption("--rewrite-vectors", default=False):
+        file.write_text(json.dumps(stated, indent=2) + "\n")
+    assert stated == json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_schema_is_named_by_its_canonical_form(codec):
+    text = (Path(__file__).parents[3] / "proto/flaghoist/avro" / f"{codec.name}.avsc").read_text()
+    assert (
+        fastavro.schema.fingerprint(fastavro.schema.to_parsing_canonical_form(json.loads(text)), "SHA-256")
+        == codec.schema_sha256.hex()
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_damage_to_an_envelope_raises_anything_but_refused(seed):
+    rng = random.Random(seed)
+    for data in golden().values():
+        for _ in range(40):
+            damaged = bytearray(data)
+            for _ in range(rng.randint(1, 8)):
+                damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+            cut = bytes(damaged[: rng.randint(0, len(damaged))]) if rng.random() < 0.3 else bytes(damaged)
+            for decode in (decode_envelope, *(codec.decode for codec in CODECS.values())):
+                with contextlib.suppress(Refused):
+                    decode(cut)
+
+
+def test_envelope_over_its_limit_is_neither_written_nor_read():
+    envelope = replace(sealed_root(root_record()), payload=bytes(ENVELOPE_BYTES_MAX))
+    with pytest.raises(TooLarge, match=str(ENVELOPE_BYTES_MAX)):
+        encode_envelope(envelope)
+    with pytest.raises(TooLarge, match=str(ENVELOPE_BYTES_MAX)):
+        decode_envelope(bytes(ENVELOPE_BYTES_MAX + 1))
+
+
+def test_more_signatures_than_allowed_are_refused():
+    crowd = (Signature(KeyId("0" * 32), b"s"),) * (SIGNATURES_MAX + 1)
+    with pytest.raises(TooLarge, match="16 signatures, got 17"):
+        decode_envelope(encode_envelope(replace(sealed_root(root_record()), signatures=crowd)))
+
+
+def test_more_ops_than_allowed_are_refused():
+    forge = Forge()
+    ops = [forge.op(f"flag-{n}", boolean_flag()) for n in range(OPS_MAX + 1)]
+    assert len(PROPOSAL.decode(forge.proposal(*ops[:OPS_MAX]).payload).ops) == OPS_MAX
+    with pytest.raises(TooLarge, match="at most 500 ops"):
+        PROPOSAL.decode(forge.proposal(*ops).payload)
+
+
+def test_proposal_without_ops_is_refused():
+    with pytest.raises(TooLarge, match="got 0"):
+        PROPOSAL.decode(Forge().proposal().payload)
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_trailing_bytes_are_refused(codec):
+    payloads = {decode_envelope(data).payload_type: decode_envelope(data).payload for data in golden().values()}
+    payload = payloads[codec.payload_type]
+    codec.decode(payload)
+    with pytest.raises(Malformed, match="trailing bytes"):
+        codec.decode(payload + b"\0")
+
+
+def test_hash_of_a_wrong_length_is_refused():
+    forge = Forge()
+    entry = forge.entry(RootUpdate(forge.root.envelope), prev_hash=b"short")
+    with pytest.raises(Malformed, match="prev_hash: want 32 bytes, got 5"):
+        ENTRY.decode(ENTRY.encode(entry))
