@@ -58,7 +58,7 @@ def test_record_has_its_golden_bytes(name, request):
         "digest": digest(envelope).hex(),
         "envelope": data.hex(),
     }
-    if request.config.getoption("--rewrite-vectors", default=False):
+    if request.config.getoption("--rewrite"):
         file.write_text(json.dumps(stated, indent=2) + "\n")
     assert stated == json.loads(file.read_text())
 
