@@ -25,8 +25,9 @@ from flaghoist.targeting.limits import (
 )
 from flaghoist.targeting.node import Node, Step, constant
 
-# Where we are, from the inside out: rendered only when something is wrong.
-Path: TypeAlias = tuple["Path | None", str]
+# Where we are, from the inside out: an index, or a name with what parts it from the one before. Most paths are never
+# rendered: only when something is wrong.
+Path: TypeAlias = tuple["Path | None", str | int, str]
 
 _ABSENT: Final = object()
 
@@ -94,8 +95,11 @@ class Operands:
 
     def compile(self, index: int, scope: Scope | None = None) -> Node:
         """Compile one operand, by default in this operator's own scope."""
-        at = (self._at, f"[{index}]") if type(self.raw) is list else self._at
-        return self._compiler.node(self.listed[index], at, self._depth, self._references, scope or self.scope)
+        raw = self.raw
+        if type(raw) is list:
+            at: Path = (self._at, index, "")
+            return self._compiler.node(raw[index], at, self._depth, self._references, scope or self.scope)
+        return self._compiler.node(raw, self._at, self._depth, self._references, scope or self.scope)
 
     def compile_all(self) -> list[Node]:
         return [self.compile(index) for index in range(len(self.listed))]
@@ -104,7 +108,7 @@ class Operands:
         """Compile a part of an operand, such as the weight in an entry of `fractional`."""
         at = self._at
         for index in indexes:
-            at = (at, f"[{index}]")
+            at = (at, index, "")
         return self._compiler.node(raw, at, self._depth, self._references, self.scope)
 
     def branches(self) -> list[Node]:
@@ -129,7 +133,7 @@ class Operands:
     def refuse(self, message: str, *indexes: int, hint: str | None = None) -> Never:
         at = self._at
         for index in indexes:
-            at = (at, f"[{index}]")
+            at = (at, index, "")
         self._compiler.refuse(at, message, hint)
 
 
@@ -153,7 +157,7 @@ class Compiler:
         self.references: set[str] = set()
         self._operators = operators
         self._evaluators = evaluators
-        self._root: Path = (None, where)
+        self._root: Path = (None, where, "")
 
     def rule(self, rule: JsonValue) -> CompiledRule:
         node = self.node(rule, self._root, 0, None, Scope())
@@ -161,8 +165,12 @@ class Compiler:
 
     def node(self, rule: Any, at: Path, depth: int, references: Path | None, scope: Scope) -> Node:
         """Compile one operand; `references` are the evaluators that we are inside of, the innermost first."""
+        if type(rule) is str:
+            self.nodes += 1  # checked with the next operator: leaves alone grow no rule
+            return constant(rule)
         if isinstance(rule, dict) and rule:
-            rule, at, depth, references = self._followed(rule, at, depth, references)
+            if "$ref" in rule:
+                rule, at, references = self._followed(rule, at, references)
             return self._operator(rule, at, depth, references, scope)
         self._grow(1, at)
         if isinstance(rule, list):
@@ -187,25 +195,27 @@ class Compiler:
         pieces: list[str] = []
         place: Path | None = at
         while place is not None:
-            place, piece = place
-            pieces.append(piece)
+            place, piece, lead = place
+            pieces.append(f"[{piece}]" if isinstance(piece, int) else lead + piece)
         raise BadDefinition("".join(reversed(pieces)), message, hint=hint)
 
     def _else_if(self, operands: Operands, index: int) -> Operands | None:
         rule = operands.listed[index]
         if not (isinstance(rule, dict) and rule):
             return None
-        at: Path = (operands._at, f"[{index}]") if type(operands.raw) is list else operands._at
-        rule, at, depth, references = self._followed(rule, at, operands._depth, operands._references)
-        operator, raw = self._single(rule, at)
-        if operator not in ("if", "?:"):
+        at: Path = (operands._at, index, "") if type(operands.raw) is list else operands._at
+        depth, references = operands._depth, operands._references
+        if "$ref" in rule:
+            rule, at, references = self._followed(rule, at, references)
+        if len(rule) != 1 or not ("if" in rule or "?:" in rule):
             return None
+        operator, raw = self._single(rule, at)
         self._grow(1, at)
-        return Operands(self, operator, raw, (at, f".{operator}"), depth, references, operands.scope)
+        return Operands(self, operator, raw, (at, operator, "."), depth, references, operands.scope)
 
     def _followed(
-        self, rule: dict[str, Any], at: Path, depth: int, references: Path | None
-    ) -> tuple[dict[str, Any], Path, int, Path | None]:
+        self, rule: dict[str, Any], at: Path, references: Path | None
+    ) -> tuple[dict[str, Any], Path, Path | None]:
         """Return the rule that a `$ref`, if it is one, stands for; it may be another `$ref`."""
         while len(rule) == 1 and "$ref" in rule:
             name = rule["$ref"]
@@ -230,10 +240,10 @@ class Compiler:
                 self.refuse(at, f"$ref {name!r}: want an evaluator that is a rule, got {_shown(found)}")
             self.references.add(name)
             self._grow(1, at)
-            references = (references, name)
-            at = (at, f".$ref({name})")
+            references = (references, name, "")
+            at = (at, f"$ref({name})", ".")
             rule = found
-        return rule, at, depth, references
+        return rule, at, references
 
     def _single(self, rule: dict[str, Any], at: Path) -> tuple[str, Any]:
         if len(rule) != 1:
@@ -252,7 +262,7 @@ class Compiler:
         if depth >= RULE_DEPTH_MAX:
             self.refuse(at, f"want at most {RULE_DEPTH_MAX} operators inside one another")
         self._grow(_HEAVY_NODES if operator in _HEAVY else 1, at)
-        return build(Operands(self, operator, raw, (at, f".{operator}"), depth + 1, references, scope))
+        return build(Operands(self, operator, raw, (at, operator, "."), depth + 1, references, scope))
 
     def _list(self, rule: list[Any], at: Path, depth: int, references: Path | None, scope: Scope) -> Node:
         if not any(isinstance(item, (dict, list)) for item in rule):
@@ -260,7 +270,7 @@ class Compiler:
             return constant([self._scalar(item, at) for item in rule])
         if depth >= RULE_DEPTH_MAX:
             self.refuse(at, f"want at most {RULE_DEPTH_MAX} operators or lists inside one another")
-        nodes = [self.node(item, (at, f"[{i}]"), depth + 1, references, scope) for i, item in enumerate(rule)]
+        nodes = [self.node(item, (at, i, ""), depth + 1, references, scope) for i, item in enumerate(rule)]
         if all(node.constant for node in nodes):
             return constant([node.value for node in nodes])
         steps = [node.step for node in nodes]

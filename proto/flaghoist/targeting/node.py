@@ -21,23 +21,32 @@ class Node:
     dict. `boolean`: its result is always a bool.
     """
 
-    __slots__ = ("boolean", "constant", "key", "step", "value")
+    __slots__ = ("_step", "boolean", "constant", "key", "value")
 
-    def __init__(
-        self, step: Step, *, constant: bool = False, value: Any = None, key: str | None = None, boolean: bool = False
-    ) -> None:
-        self.step = step
-        self.constant = constant
-        self.value = value
+    def __init__(self, step: Step, *, key: str | None = None, boolean: bool = False) -> None:
+        self._step: Step | None = step
+        self.constant = False
+        self.value: Any = None
         self.key = key
         self.boolean = boolean
 
+    @property
+    def step(self) -> Step:
+        """The closure; a constant's is made when it is asked for, as most operators want the value alone."""
+        if self._step is None:
+            value = self.value
+            self._step = lambda data, call: value
+        return self._step
+
 
 def constant(value: Any) -> Node:
-    def step(data: Any, call: Call) -> Any:
-        return value
-
-    return Node(step, constant=True, value=value, boolean=type(value) is bool)
+    node = Node.__new__(Node)
+    node._step = None
+    node.constant = True
+    node.value = value
+    node.key = None
+    node.boolean = type(value) is bool
+    return node
 
 
 def boolean(step: Test) -> Node:
