@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -172,7 +173,7 @@ async def _why_not(location: KafkaLocation, options: dict[str, Any]) -> Flaghois
         except TimeoutError:
             reasons.append(f"{host}:{port}: no answer within {CLOSE_S:g} s")
         except OSError as error:
-            reasons.append(f"{host}:{port}: {error.strerror or error}")
+            reasons.append(f"{host}:{port}: {os.strerror(error.errno) if error.errno else error}")
         except KafkaError as error:
             reasons.append(f"{host}:{port}: {error} (is it {location.security.value}?)")
     return Unavailable(f"no Kafka broker can be reached: {'; '.join(reasons)}")
