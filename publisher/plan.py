@@ -11,7 +11,7 @@ from flaghoist.definition import encode_flag
 from flaghoist.errors import BadDefinition, Refused, TooLarge
 from flaghoist.records import Op
 from flaghoist.snapshot import Snapshot
-from flaghoist.values import Action, FlagKey, Seq, StateId, Target
+from flaghoist.values import Action, FlagKey, StateId, Target
 from publisher.documents import Documents
 from publisher.flagfile import BadFile, FlagFile, Json
 
@@ -172,7 +172,7 @@ def plan_import(file: FlagFile, documents: Documents, snapshot: Snapshot, *, whe
     try:
         check(snapshot, batches)
     except Refused as refusal:
-        raise BadFile(where, _every_fault(file, snapshot) or [str(refusal)]) from refusal
+        raise BadFile(where, _every_fault(file, documents, snapshot) or [str(refusal)]) from refusal
     return ImportPlan(batches, len(wanted) - len(puts), absent)
 
 
@@ -231,22 +231,20 @@ def _refs(rule: Json) -> set[str]:
     return set[str]().union(*(_refs(value) for value in rule)) if isinstance(rule, list) else set()
 
 
-def _every_fault(file: FlagFile, snapshot: Snapshot) -> list[str]:
+def _every_fault(file: FlagFile, documents: Documents, snapshot: Snapshot) -> list[str]:
     """Fold every definition by itself, so that the list is whole; slow, and only for a file that was refused."""
     problems: list[str] = []
-    base = Snapshot.empty(snapshot.fractional)
     for key, document in _in_order(file):
-        fault, base = _fault(base, StateId(Target.EVALUATOR, file.source, key), document)
+        fault, snapshot = _fault(documents, snapshot, StateId(Target.EVALUATOR, file.source, key), document)
         problems += [f"$evaluators.{key}: {fault}"] if fault else []
     for key, document in file.flags.items():
-        fault, _ = _fault(base, StateId(Target.FLAG, file.source, key), document)
+        fault, _ = _fault(documents, snapshot, StateId(Target.FLAG, file.source, key), document)
         problems += [f"flags.{key}: {fault}"] if fault else []
     return problems
 
 
-def _fault(base: Snapshot, state_id: StateId, document: bytes) -> tuple[str | None, Snapshot]:
-    op = Op(state_id.target, state_id.source, state_id.key, Seq(0), Action.PUT, document)
+def _fault(documents: Documents, snapshot: Snapshot, state_id: StateId, document: bytes) -> tuple[str | None, Snapshot]:
     try:
-        return None, base.fold(base.seq.next(), [op])
+        return None, snapshot.fold(snapshot.seq.next(), [_op(documents, state_id, Action.PUT, document)])
     except Refused as refusal:
-        return str(refusal), base
+        return str(refusal), snapshot

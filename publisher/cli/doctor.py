@@ -1,0 +1,186 @@
+"""`flaghoist doctor`: what is right and wrong on this machine and with its ledger, each with what to do."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+import click
+
+from flaghoist.errors import FlaghoistError, Misconfigured, Unavailable
+from flaghoist.ledger import Rejected
+from flaghoist.log.base import Finding, Severity
+from flaghoist.log.location import inspect_log
+from publisher.cli.desk import Exit, exit_of
+from publisher.cli.reading import Reading, read
+from publisher.cli.times import age, days_ms, moment
+from publisher.cli.workspace import Workspace, operation
+from publisher.journal import Journal
+from publisher.keys import read_pem
+
+# Longer than any clock of a machine with NTP is off; shorter than what would hide an expired approval.
+CLOCK_SKEW_MS_MAX = 2000
+ROOT_EXPIRY_WARN_DAYS = 30
+
+
+class Health(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report; `todo` says what to do, empty when nothing is."""
+
+    name: str
+    health: Health
+    text: str
+    todo: str = ""
+    ends: Exit = Exit.OK
+
+
+@click.command()
+@operation(ledger=True)
+def doctor(work: Workspace) -> Exit:
+    """Check this machine and its ledger, and say what to do."""
+    checks = list(_checks(work))
+    work.desk.result([{"check": c.name, "health": c.health, "text": c.text, "todo": c.todo or None} for c in checks])
+    for check in checks:
+        work.desk.print(f"{check.health:5} {check.name}: {check.text}")
+        if check.todo:
+            work.desk.print(f"      -> {check.todo}")
+    return next((check.ends for check in checks if check.health is Health.FAIL), Exit.OK)
+
+
+def _checks(work: Workspace) -> Iterator[Check]:
+    yield _tried("settings", lambda: _told("settings", f"{work.home.config}", work.settings))
+    yield from _keys(work)
+    found = _tried("root", lambda: _root(work))
+    yield found
+    if found.health is Health.FAIL:
+        return
+    yield from _settings_of_log(work)
+    reading: list[Reading] = []
+
+    def follow() -> Check:
+        reading.append(read(work, inbox=True))
+        head = reading[0].reader.ledger.head
+        return Check("chain", Health.OK, f"verified up to seq {head.seq}, {moment(head.published_at)}")
+
+    chain = _tried("chain", follow)
+    yield chain
+    if not reading:
+        return
+    yield from _contents(reading[0])
+    yield _clock(work, reading[0])
+    yield _tried("journal", lambda: _journal(work, reading[0]))
+
+
+def _tried(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except FlaghoistError as error:
+        return Check(name, Health.FAIL, f"{error.code}: {error}", error.hint, exit_of(error))
+
+
+def _told(name: str, text: str, _: object) -> Check:
+    return Check(name, Health.OK, text)
+
+
+def _keys(work: Workspace) -> Iterator[Check]:
+    keys = work.home.keys
+    if not keys.names():
+        yield Check("keys", Health.WARN, f"none in {keys.directory}", "`flaghoist key new NAME --person YOU`, to sign")
+    for name in keys.names():
+        yield _tried(f"key {name}", lambda name=name: _key(work, name))  # type: ignore[misc]
+
+
+def _key(work: Workspace, name: str) -> Check:
+    path = work.home.keys.find(name)
+    read_pem(path)
+    card = work.home.keys.card(path)
+    if card is None:
+        return Check(f"key {name}", Health.WARN, "its card is missing", f"put {path.with_suffix('.pub')} back")
+    try:
+        roles = [role.lower() for role, grant in sorted(work.root.record.roles.items()) if card.key_id in grant.key_ids]
+    except FlaghoistError:
+        roles = []  # the root's own check reports it
+    return Check(f"key {name}", Health.OK, f"{card.person}: {', '.join(roles) or 'no role in this environment'}")
+
+
+def _root(work: Workspace) -> Check:
+    root, environment = work.root, work.environment
+    left_ms = root.record.expires_at - work.now_ms()
+    if left_ms < 0:
+        return Check(
+            "root", Health.FAIL, f"expired {moment(root.record.expires_at)}", "publish a new root", Exit.REFUSED
+        )
+    text = f"{root.log_id} version {root.version} for {environment.ledger}, expires in {age(left_ms)}"
+    if left_ms < days_ms(ROOT_EXPIRY_WARN_DAYS):
+        return Check("root", Health.WARN, text, "publish a new root in time")
+    return Check("root", Health.OK, text)
+
+
+def _settings_of_log(work: Workspace) -> Iterator[Check]:
+    try:
+        findings = asyncio.run(inspect_log(work.environment.ledger))
+    except FlaghoistError as error:
+        yield Check("ledger", Health.FAIL, f"{error.code}: {error}", error.hint, exit_of(error))
+        return
+    if not findings:
+        yield Check("ledger", Health.OK, "reachable, its settings are as they should be")
+    for finding in findings:
+        yield _finding(finding)
+
+
+def _contents(reading: Reading) -> Iterator[Check]:
+    rejected = [link for link in reading.reader.links if isinstance(link, Rejected)]
+    if rejected:
+        first = rejected[0]
+        text = f"{len(rejected)} entries changed nothing; the first is seq {first.entry.seq}: {first.refusal}"
+        yield Check("entries", Health.WARN, text, "the publisher's key signed them: find out who used it")
+    else:
+        yield Check("entries", Health.OK, "none rejected")
+    if junk := reading.reader.tally["dropped"]:
+        position, dropped = next(iter(reading.reader.dropped.items()))
+        text = f"{junk} records count for nothing; the first is at position {position}: {dropped.refusal}"
+        yield Check("junk", Health.WARN, text, "find out who else writes to the ledger, and take that right away")
+    if void := reading.reader.tally["void"]:
+        yield Check("races", Health.WARN, f"{void} entries lost a race", "let one machine at a time publish")
+
+
+def _clock(work: Workspace, reading: Reading) -> Check:
+    head = reading.reader.ledger.head
+    ahead_ms = head.published_at - work.now_ms()
+    if ahead_ms > CLOCK_SKEW_MS_MAX:
+        text = f"this machine is {ahead_ms / 1000:.1f} s behind the newest entry"
+        return Check("clock", Health.FAIL, text, "set the clock (NTP); expiry is judged by it", Exit.USAGE)
+    return Check("clock", Health.OK, f"not behind the newest entry ({age(-ahead_ms)} old)")
+
+
+def _journal(work: Workspace, reading: Reading) -> Check:
+    if not (work.home.journals / f"{work.root.log_id}.lock").exists():
+        return Check("journal", Health.OK, "none: this machine has not published")
+    try:
+        with Journal.open(work.home.journals, work.root.log_id) as journal:
+            last = journal.last
+    except Unavailable as error:
+        return Check("journal", Health.WARN, str(error), error.hint)
+    head = reading.reader.ledger.head.seq.number
+    if last is None:
+        return Check("journal", Health.OK, "empty")
+    if not last.settled:
+        return Check("journal", Health.WARN, f"seq {last.seq} may be on its way", "publish it again: that finishes it")
+    if last.epoch == reading.reader.ledger.head.epoch and last.seq > head:
+        raise Misconfigured(
+            f"this machine published seq {last.seq}, and the ledger ends at {head}",
+            hint="the ledger was cut, or is another one: compare it with a sidecar's head before you publish",
+        )
+    return Check("journal", Health.OK, f"settled at seq {last.seq}")
+
+
+def _finding(finding: Finding) -> Check:
+    """The inspection knows which settings endanger the chain."""
+    health = Health.FAIL if finding.severity is Severity.ERROR else Health.WARN
+    return Check("ledger", health, str(finding), "correct that setting", Exit.USAGE)

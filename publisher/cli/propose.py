@@ -1,0 +1,395 @@
+"""`flaghoist import` and `flaghoist propose`: work out a change, show it, sign it, hand it to the approvers."""
+
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+
+from flaghoist.codec import PROPOSAL, REASON_CHARS_MAX, TITLE_CHARS_MAX, encode_envelope
+from flaghoist.definition import DEFINITION_BYTES_MAX
+from flaghoist.errors import Malformed, Misconfigured, Refused
+from flaghoist.records import Proposal
+from flaghoist.signing import digest, seal
+from flaghoist.values import FlagKey, ProposalKind, Role, Seq, Source, StateId
+from publisher import flagfile
+from publisher.cli.desk import Exit, json_value
+from publisher.cli.reading import Reading, read, send
+from publisher.cli.times import Span, moment
+from publisher.cli.workspace import Command, Workspace, operation
+from publisher.files import read_limited, replace_file
+from publisher.flagfile import FILE_BYTES_MAX, Json, Syntax
+from publisher.inbox import new_proposal_id
+from publisher.plan import Step, changed_flag, check, delete, flag_document, plan_import, pretty_lines, put
+
+EXPIRES_DEFAULT: Final = "7d"
+# Longer diffs are for a pager: `--dry-run` prints them all to stdout.
+DIFF_LINES_SHOWN_MAX: Final = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What a proposal says about itself, from the options that all proposing commands share."""
+
+    title: str | None
+    reason: str
+    ticket: str | None
+    expires_in: int  # milliseconds
+    out: Path | None
+
+
+def _worded(command: Command) -> Command:
+    """Give a command --title, --reason, --ticket, --expires-in and --out, as one Wording."""
+    import functools
+
+    @functools.wraps(command)
+    def run(
+        work: Workspace,
+        title: str | None,
+        reason: str,
+        ticket: str | None,
+        expires_in: int,
+        out: Path | None,
+        **values: object,
+    ) -> Exit | None:
+        for name, text, limit in (("title", title, TITLE_CHARS_MAX), ("reason", reason, REASON_CHARS_MAX),
+                                  ("ticket", ticket, TITLE_CHARS_MAX)):  # fmt: skip
+            if text is not None and len(text) > limit:
+                raise click.UsageError(f"--{name}: want at most {limit} characters, got {len(text)}")
+        return command(work, Wording(title, reason, ticket, expires_in, out), **values)
+
+    decorated: Command = run
+    for option in reversed((
+        click.option("--title", metavar="TEXT", help="One line: what changes."),
+        click.option("--reason", default="", metavar="TEXT", help="Why."),
+        click.option("--ticket", metavar="TEXT", help="Where it is tracked."),
+        click.option("--expires-in", type=Span(), default=EXPIRES_DEFAULT, show_default=True, metavar="SPAN",
+                     help="How long it may wait: 12h, 7d."),
+        click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
+                     help="Write the signed proposal here, not into the inbox."),
+    )):  # fmt: skip
+        decorated = option(decorated)
+    return decorated
+
+
+@click.command("import")
+@click.argument("file")
+@click.option("--source", "source_name", metavar="NAME", help="File the flags under this name; default: FILE's own.")
+@click.option("--prune", is_flag=True, help="Also delete what this source has in the ledger and FILE has not.")
+@operation(ledger=True, key=True, change=True)
+@_worded
+def import_file(work: Workspace, wording: Wording, file: str, source_name: str | None, prune: bool) -> Exit:
+    """Propose what a flagd FILE says: JSON, or YAML 1.2; `-` is JSON on stdin.
+
+    Everything in the file is checked first, and only what differs from the ledger is proposed.
+
+    \b
+    Examples:
+      flaghoist import flags.json
+      flaghoist import flags.yaml --source checkout --dry-run
+      render-flags | flaghoist import - --source generated --yes
+    """
+    data = _file_or_stdin(file, FILE_BYTES_MAX, "flag file")
+    source = _source(file, source_name)
+    syntax = Syntax.JSON if file == "-" else flagfile.syntax_of(file, data)
+    where = "stdin" if file == "-" else file
+    parsed = flagfile.parse_flag_file(data, source, where=where, syntax=syntax)
+    reading = read(work)
+    plan = plan_import(parsed, reading.documents, reading.snapshot, where=where, prune=prune)
+    verbs = [step.verb for step in plan.steps]
+    counts = {"add": verbs.count("add"), "change": verbs.count("change"), "delete": verbs.count("delete")}
+    counts["unchanged"] = plan.unchanged
+    work.desk.say(f"{where} as source {source or 'none'!r}: " + ", ".join(f"{n} {verb}" for verb, n in counts.items()))
+    if plan.absent and not prune:
+        work.desk.say(f"{len(plan.absent)} of this source are in the ledger and not in the file; --prune deletes them")
+    if not plan.steps:
+        work.desk.result({"proposals": [], **counts}, None)
+        work.desk.say("nothing to propose: the ledger has it all")
+        return Exit.OK
+    if len(plan.batches) > 1:
+        work.desk.say(
+            f"{len(plan.steps)} changes are more than one proposal may hold: {len(plan.batches)} proposals, "
+            "to be published in this order"
+        )
+    return _submit(work, reading, plan.batches, wording, f"import {Path(where).name}", counts)
+
+
+@click.group()
+def propose() -> None:
+    """Propose a change of one flag: show it, sign it, put it into the inbox.
+
+    stdout gets the proposal's id. KEY may be SOURCE#KEY when several sources have the key.
+    """
+
+
+@propose.command("set")
+@click.argument("key")
+@click.option("--variant", metavar="V", help="The new default variant.")
+@click.option("--state", type=click.Choice(["enabled", "disabled"]), help="Whether it is served.")
+@click.option("--targeting", metavar="FILE|-", help="The new rule as JSON; {} removes it.")
+@click.option("--definition", metavar="FILE|-", help="The whole flag, as in a flagd file; makes a new flag too.")
+@operation(ledger=True, key=True, change=True)
+@_worded
+def set_flag(
+    work: Workspace,
+    wording: Wording,
+    key: str,
+    variant: str | None,
+    state: str | None,
+    targeting: str | None,
+    definition: str | None,
+) -> Exit:
+    """Propose new values for the flag KEY.
+
+    \b
+    Examples:
+      flaghoist propose set newCheckout --variant on --reason "campaign starts"
+      flaghoist propose set newCheckout --targeting rule.json
+      flaghoist propose set newFlag --definition newFlag.json --ticket SHOP-7
+    """
+    parts = {"variant": variant, "state": state, "targeting": targeting}
+    given = [name for name, value in parts.items() if value is not None]
+    if (definition is not None) == bool(given):
+        raise click.UsageError("want --definition, or at least one of --variant, --state and --targeting")
+    reading = read(work)
+    if definition is not None:
+        state_id = reading.flag_named(key)
+        document = flag_document(_json_file(definition), reading.documents.current(state_id))
+        title = f"set {state_id}"
+    else:
+        state_id = reading.find_flag(key)
+        current = reading.documents.current(state_id)
+        assert current is not None  # noqa: S101 — find_flag returns flags in force
+        rule = None if targeting is None else _json_file(targeting)
+        document = changed_flag(
+            current,
+            variant=variant,
+            state=state.upper() if state else None,
+            targeting=rule,
+            retarget=targeting is not None,
+        )
+        told = [f"{name} {value}" if name != "targeting" else name for name, value in parts.items() if value]
+        title = f"set {state_id}: {', '.join(told)}"
+    return _submit_one(work, reading, state_id, put(reading.documents, state_id, document), wording, title)
+
+
+@propose.command()
+@click.argument("key")
+@operation(ledger=True, key=True, change=True)
+@_worded
+def edit(work: Workspace, wording: Wording, key: str) -> Exit:
+    """Edit the flag KEY in $EDITOR and propose the result.
+
+    A refused edit is opened again with the error on top; leaving the file unchanged gives up.
+    """
+    reading = read(work)
+    state_id = reading.find_flag(key)
+    document = _edited(work, reading, state_id)
+    if document is None:
+        work.desk.say("unchanged: nothing to propose")
+        return Exit.OK
+    return _submit_one(work, reading, state_id, put(reading.documents, state_id, document), wording, f"edit {state_id}")
+
+
+@propose.command("delete")
+@click.argument("key")
+@operation(ledger=True, key=True, change=True)
+@_worded
+def delete_flag(work: Workspace, wording: Wording, key: str) -> Exit:
+    """Propose to delete the flag KEY: clients then get their own default."""
+    reading = read(work)
+    state_id = reading.find_flag(key)
+    step = delete(reading.documents, state_id)
+    return _submit_one(work, reading, state_id, step, wording, f"delete {state_id}")
+
+
+def _submit_one(
+    work: Workspace, reading: Reading, state_id: StateId, step: Step | None, wording: Wording, title: str
+) -> Exit:
+    if step is None:
+        work.desk.say(f"nothing to propose: {state_id} is so already (seq {reading.documents.version(state_id)})")
+        work.desk.result({"proposals": [], "unchanged": 1}, None)
+        return Exit.OK
+    return _submit(work, reading, [[step]], wording, title, {step.verb: 1})
+
+
+def _submit(
+    work: Workspace,
+    reading: Reading,
+    batches: Sequence[Sequence[Step]],
+    wording: Wording,
+    default_title: str,
+    counts: dict[str, int],
+) -> Exit:
+    """Check, show, ask, sign, and put the proposals where they wait."""
+    check(reading.snapshot, batches)
+    outs = _out_files(wording.out, len(batches))
+    chosen = None if work.dry_run else work.choose(Role.REQUESTER)
+    diff = "\n".join(step.diff() for batch in batches for step in batch)
+    if work.dry_run:
+        plan = [_step_fields(step) for batch in batches for step in batch]
+        work.desk.result({"dry_run": True, "plan": plan, **counts}, diff)
+        return Exit.OK
+    assert chosen is not None  # noqa: S101 — not a dry run
+    if not work.desk.as_json:
+        lines = diff.splitlines()
+        work.desk.show_diff("\n".join(lines[:DIFF_LINES_SHOWN_MAX]))
+        if len(lines) > DIFF_LINES_SHOWN_MAX:
+            work.desk.say(f"… {len(lines) - DIFF_LINES_SHOWN_MAX} more lines; --dry-run prints them all")
+    place = "the inbox" if wording.out is None else " ".join(str(out) for out in outs)
+    if not work.desk.confirm(f"Sign and put into {place}?"):
+        return Exit.USAGE
+    held, requester = work.unlock(chosen, Role.REQUESTER)
+    now_ms = work.now_ms()
+    proposals, records = [], []
+    for number, batch in enumerate(batches, 1):
+        part = f" ({number} of {len(batches)})" if len(batches) > 1 else ""
+        proposal = Proposal(
+            log_id=work.root.log_id,
+            # One millisecond apart, so that their ids sort in the order of publishing.
+            proposal_id=new_proposal_id(now_ms + number - 1, os.urandom(10)),
+            requester=requester,
+            created_at=now_ms,
+            expires_at=now_ms + wording.expires_in,
+            kind=ProposalKind.CHANGE,
+            title=(wording.title or default_title)[: TITLE_CHARS_MAX - len(part)] + part,
+            reason=wording.reason,
+            ticket=wording.ticket,
+            ops=tuple(step.op for step in batch),
+            activate_at=None,
+            min_pin=Seq(0),
+        )
+        envelope = seal(PROPOSAL, proposal, [held])
+        proposals.append((proposal, digest(envelope)))
+        records.append(encode_envelope(envelope))
+    if wording.out is None:
+        send(work, records)
+    else:
+        for out, record in zip(outs, records, strict=True):
+            replace_file(out, record, mode=0o644)
+    _tell(work, proposals, outs, counts)
+    return Exit.OK
+
+
+def _tell(
+    work: Workspace, proposals: Sequence[tuple[Proposal, bytes]], outs: Sequence[Path], counts: dict[str, int]
+) -> None:
+    documents = [
+        {"id": p.proposal_id, "sha256": sha256.hex(), "title": p.title, "ops": len(p.ops), "expires_at": p.expires_at}
+        for p, sha256 in proposals
+    ]
+    ids = [proposal.proposal_id for proposal, _ in proposals]
+    work.desk.result({"proposals": documents, "files": [str(out) for out in outs], **counts}, "\n".join(ids))
+    for proposal, _ in proposals:
+        work.desk.say(f"proposed: {proposal.title}; it may wait until {moment(proposal.expires_at)}")
+    named = [str(out) for out in outs] or ids
+    if work.root.grant(Role.APPROVER).threshold:
+        work.desk.next_step(
+            f"ask somebody else to run `flaghoist approve {named[0]}`" + (" (and the others)" * (len(named) > 1))
+        )
+    else:
+        work.desk.next_step(f"`flaghoist publish {named[0]}`" + (", then the others in this order" * (len(named) > 1)))
+
+
+def _step_fields(step: Step) -> dict[str, object]:
+    op = step.op
+    return {
+        "verb": step.verb,
+        "target": op.target,
+        "source": op.source,
+        "key": op.key,
+        "expected_version": op.expected_version.number,
+        "before": json_value(step.before),
+        "after": json_value(op.definition),
+    }
+
+
+def _out_files(out: Path | None, count: int) -> list[Path]:
+    if out is None:
+        return []
+    files = [out] if count == 1 else [out.with_name(f"{out.stem}-{n}{out.suffix}") for n in range(1, count + 1)]
+    for file in files:
+        if file.exists():
+            raise Misconfigured(f"--out {file}: is there already", hint="name a new file")
+    return files
+
+
+def _file_or_stdin(name: str, limit_bytes: int, what: str) -> bytes:
+    return read_limited(Path("/dev/stdin") if name == "-" else Path(name), limit_bytes=limit_bytes, what=what)
+
+
+def _source(file: str, given: str | None) -> Source:
+    name = given if given is not None else "" if file == "-" else Path(file).name
+    try:
+        return Source(name)
+    except Malformed as error:
+        raise click.UsageError(f"{error}; name it with --source") from error
+
+
+def _json_file(name: str) -> Json:
+    data = _file_or_stdin(name, DEFINITION_BYTES_MAX, "file")
+    where = "stdin" if name == "-" else name
+    return flagfile.parse_document(
+        data, where=where, syntax=Syntax.JSON if name == "-" else flagfile.syntax_of(name, data)
+    )
+
+
+# --- the editor ---
+
+
+def _edited(work: Workspace, reading: Reading, state_id: StateId) -> bytes | None:
+    """Return the definition that comes back from the editor; None when it was left as it was."""
+    current = reading.documents.current(state_id)
+    original = "\n".join([*pretty_lines(current), ""])
+    text, fault = original, ""
+    with tempfile.TemporaryDirectory(prefix="flaghoist-") as directory:
+        path = Path(directory) / f"{FlagKey(state_id.key).replace(':', '-')}.json"
+        while True:
+            path.write_text(_with_fault(text, fault), encoding="utf-8")
+            _run_editor(work, path)
+            came = _without_comments(read_limited(path, limit_bytes=DEFINITION_BYTES_MAX, what="edited flag"))
+            if came.strip() == original.strip() or (fault and came.strip() == text.strip()):
+                if fault:
+                    raise Refused(f"edit of {state_id} given up: {fault}", hint="nothing was proposed")
+                return None
+            try:
+                return _checked(came, reading, state_id)
+            except Refused as refusal:
+                text, fault = came, str(refusal)
+
+
+def _checked(text: str, reading: Reading, state_id: StateId) -> bytes:
+    value = flagfile.parse_document(text.encode(), where=str(state_id), syntax=Syntax.JSON)
+    document = flag_document(value, reading.documents.current(state_id))
+    if step := put(reading.documents, state_id, document):
+        check(reading.snapshot, [[step]])
+    return document
+
+
+def _with_fault(text: str, fault: str) -> str:
+    if not fault:
+        return text
+    return "".join(f"// {line}\n" for line in (*fault.splitlines(), "Save it unchanged to give up.")) + text
+
+
+def _without_comments(data: bytes) -> str:
+    lines = data.decode("utf-8", "replace").splitlines()
+    while lines and lines[0].startswith("//"):
+        lines.pop(0)
+    return "\n".join(lines) + "\n"
+
+
+def _run_editor(work: Workspace, path: Path) -> None:
+    environ = work.desk.environ
+    editor = environ.get("VISUAL") or environ.get("EDITOR") or work.settings.editor or "vi"
+    try:
+        ended = subprocess.run([*shlex.split(editor), str(path)], check=False)  # noqa: S603 — the operator's own choice
+    except (OSError, ValueError) as error:
+        raise Misconfigured(f"editor {editor!r}: cannot be run: {error}", hint="set EDITOR") from error
+    if ended.returncode != 0:
+        raise Misconfigured(f"editor {editor!r}: ended with {ended.returncode}", hint="nothing was proposed")

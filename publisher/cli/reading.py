@@ -1,0 +1,118 @@
+"""Reads what a command needs of the ledger and its inbox: opens, reads to the end, verifies, closes."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from flaghoist.errors import LogMissing, WrongRoot
+from flaghoist.ledger import Ledger
+from flaghoist.log.base import OpenLog, Stream, read_to_end
+from flaghoist.root import Root
+from flaghoist.snapshot import Snapshot
+from flaghoist.values import Seq, Source, StateId
+from publisher.cli.workspace import Workspace
+from publisher.documents import Documents, flag_named
+from publisher.inbox import Inbox
+from publisher.reader import LedgerReader
+
+
+@dataclass
+class Reading:
+    """A ledger, verified from its first entry to its end, and the records of the inbox if they were asked for."""
+
+    root: Root
+    reader: LedgerReader
+    inbox_records: Sequence[bytes] = field(default=(), repr=False)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.reader.ledger.snapshot
+
+    @cached_property
+    def documents(self) -> Documents:
+        return Documents.of(self.reader.links)
+
+    @cached_property
+    def inbox(self) -> Inbox:
+        return Inbox.gathered(self.root, self.inbox_records)
+
+    def flag_named(self, text: str) -> StateId:
+        """Return the flag that KEY or SOURCE#KEY means; a bare KEY means the served one."""
+        return flag_named(text, self._served_by(text))
+
+    def find_flag(self, text: str) -> StateId:
+        """Return the flag in force that KEY or SOURCE#KEY means.
+
+        Raises:
+            UnknownFlag: there is none.
+        """
+        return self.documents.find_flag(text, self._served_by(text))
+
+    def _served_by(self, text: str) -> Source | None:
+        served = self.snapshot.view.flags.get(text)
+        return served.source if served is not None else None
+
+
+def read(work: Workspace, *, inbox: bool = False) -> Reading:
+    """Return the ledger of this workspace, read to its end.
+
+    Raises:
+        Misconfigured, LogMissing: there is nothing to read.
+        WrongRoot: it is the ledger of another environment.
+        BrokenChain, NotUnderstood: it cannot be followed to its end.
+        Unavailable: the log.
+    """
+    return asyncio.run(_read(work.open_log, work.root, work.environment.ledger, inbox=inbox))
+
+
+async def _read(open_log: OpenLog, root: Root, url: str, *, inbox: bool) -> Reading:
+    async with open_log(Stream.LEDGER) as log:
+        reader = LedgerReader(log, Ledger(root))
+        await reader.catch_up()
+    check_begun(reader, url)
+    if not inbox:
+        return Reading(root, reader)
+    return Reading(root, reader, await _records(open_log))
+
+
+async def _records(open_log: OpenLog) -> list[bytes]:
+    async with open_log(Stream.INBOX) as log:
+        return [record.value async for record in read_to_end(log)]
+
+
+def check_begun(reader: LedgerReader, url: str) -> None:
+    """Refuse a ledger that does not start with the pinned root.
+
+    Raises:
+        WrongRoot: it holds records, and none of this root.
+        LogMissing: it holds none.
+    """
+    if reader.ledger.head.seq > Seq(0):
+        return
+    dropped = next(iter(reader.dropped.values()), None)
+    if dropped is None:
+        raise LogMissing(f"ledger {url}: empty", hint="`flaghoist init` did not finish: run it again")
+    if isinstance(dropped.refusal, WrongRoot):
+        raise dropped.refusal
+    root = reader.ledger.root
+    count = sum(reader.tally.values())
+    raise WrongRoot(
+        expected=f"{root.sha256.hex()} ({root.log_id})", got=f"{count} records without it: {dropped.refusal}"
+    )
+
+
+def send(work: Workspace, records: Sequence[bytes]) -> None:
+    """Append records to the inbox, in order.
+
+    Raises:
+        Unavailable: nothing more was written.
+        OutcomeUnknown: one may have been written; a repeated statement counts once.
+    """
+    asyncio.run(_send(work.open_log, records))
+
+
+async def _send(open_log: OpenLog, records: Sequence[bytes]) -> None:
+    async with open_log(Stream.INBOX) as log:
+        for record in records:
+            await log.append(record)
