@@ -37,6 +37,7 @@ class LedgerReader:
         self.links: list[Link] = []
         self.tally: Counter[str] = Counter()
         self.dropped: dict[int, Dropped] = {}
+        self._gap: tuple[int, Gap] | None = None
         self._published: dict[bytes, Applied] = {}
 
     @property
@@ -53,6 +54,11 @@ class LedgerReader:
         async for record in read_to_end(self.log, self.position):
             self._take(record.position, self.ledger.receive(record.value))
             self.position = record.position + 1
+        if self._gap is not None and self._gap[1].got > self.ledger.head.seq:
+            position, gap = self._gap
+            raise BrokenChain(
+                f"record at position {position}: expected seq {self.ledger.head.seq.next()}, got {gap.got}"
+            )
 
     def _take(self, position: int, outcome: Outcome) -> None:
         self.tally[type(outcome).__name__.lower()] += 1
@@ -66,7 +72,7 @@ class LedgerReader:
                 if len(self.dropped) < DROPPED_KEPT_MAX:
                     self.dropped[position] = outcome
             case Gap():
-                raise BrokenChain(f"record at position {position}: expected seq {outcome.expected}, got {outcome.got}")
+                self._gap = (position, outcome)  # what is missing may stand further back in the log
             case Forked():
                 raise BrokenChain(f"record at position {position}: {outcome.what} at seq {outcome.seq}")
             case Held():

@@ -61,6 +61,10 @@ class Follower:
         self._fresh_for_s = fresh_for_s
         self._position = 0
         self._caught_up = False
+        # The log was seen to hold the head, since reading began; without that its silence proves nothing.
+        self._head_seen = False
+        self._gap: Gap | None = None
+        self._resyncing = False
 
     def load_kept(self) -> None:
         """Serve what this pod kept, verified anew; called once, before `run`."""
@@ -71,7 +75,7 @@ class Follower:
             if not isinstance(self._ledger.receive(record.value), Applied | Advanced | Rejected):
                 logger.warning("kept_state.refused", path=str(self._kept.path), after_seq=self._ledger.head.seq.number)
                 break
-            self._position = record.position + 1
+            self._position = record.position  # to be read again: the log must still hold the head
         self._kept.forget_from_here()
         if self._ledger.head.seq > Seq(0):
             self._board.mark_stale(since_s=known_fresh_at_s)
@@ -82,6 +86,7 @@ class Follower:
 
     async def run(self, follow: Follow) -> None:
         """Follow until cancelled; while a log is away, or was cut, the last good state is served."""
+        self._head_seen = self._ledger.head.seq == Seq(0)
         while True:
             try:
                 async for batch in follow(self._position, self._lost):
@@ -98,8 +103,9 @@ class Follower:
                 logger.error("ledger.entries_missed", after_seq=self._ledger.head.seq.number, reason=str(error))
                 self._board.state = VerifierState.RESYNC
                 self._board.mark_stale()
-                again_s = RESYNC_S if self._position == 0 else 0.0
-                self._position = 0
+                again_s = RESYNC_S if self._resyncing else 0.0
+                self._resyncing = True
+                self._position, self._head_seen, self._gap = 0, self._ledger.head.seq == Seq(0), None
                 await asyncio.sleep(again_s)
             if self._ledger.stopped_by is not None:
                 await asyncio.Event().wait()  # nothing more is taken; the last good state is served until a restart
@@ -111,8 +117,9 @@ class Follower:
         logger.warning("ledger.lost", code=error.code, reason=str(error))
 
     async def _take(self, batch: Batch) -> None:
-        links, gap = await self._receive_all(batch.records)
-        reached_end = batch.at_end and gap is None and self._ledger.stopped_by is None
+        links = await self._receive_all(batch.records)
+        missing = self._gap is not None and self._gap.got > self._ledger.head.seq
+        reached_end = batch.at_end and not missing and self._head_seen and self._ledger.stopped_by is None
         self._position = batch.next_position
         if reached_end:
             self._reach_end()
@@ -121,27 +128,42 @@ class Follower:
             self._board.put(self._ledger.snapshot.view)
         if self._kept is not None and (links or reached_end):
             await asyncio.to_thread(self._keep, self._kept, links, reached_end)
-        if gap is not None:
-            raise _EntriesMissingError(f"expected seq {gap.expected}, got {gap.got}")
+        if batch.at_end and self._ledger.stopped_by is None and not reached_end:
+            raise _EntriesMissingError(self._what_is_missing())
 
-    async def _receive_all(self, records: Sequence[LogRecord]) -> tuple[list[LogRecord], Gap | None]:
-        """Verify records in order and return the new links; stops at a gap."""
+    def _what_is_missing(self) -> str:
+        if self._gap is not None:
+            return f"expected seq {self._ledger.head.seq.next()}, got {self._gap.got}"
+        return f"expected the log to hold entry {self._ledger.head.seq}, it ends without it"
+
+    async def _receive_all(self, records: Sequence[LogRecord]) -> list[LogRecord]:
+        """Verify records in order and return the new links; stops at a fork, or at what it does not understand."""
         links: list[LogRecord] = []
         pause_at_s = time.monotonic() + SLICE_S
         for record in records:
             outcome = self._receive(record)
-            if isinstance(outcome, Applied | Advanced | Rejected):
-                links.append(record)
-            elif isinstance(outcome, Gap):
-                return links, outcome
+            match outcome:
+                case Applied() | Advanced() | Rejected():
+                    links.append(record)
+                    self._head_seen = True
+                case Repeated(seq=seq):
+                    self._head_seen = self._head_seen or seq == self._ledger.head.seq
+                case Gap():
+                    # Read on: what is missing may stand further back in the log.
+                    self._gap = outcome
+                case Forked() | Held():
+                    break
+                case Void() | Dropped():
+                    pass
             if time.monotonic() >= pause_at_s:
                 await asyncio.sleep(0)  # let calls be answered during a long catch-up
                 pause_at_s = time.monotonic() + SLICE_S
-        return links, None
+        return links
 
     def _reach_end(self) -> None:
         """All that the log holds is verified. This is proof of freshness as far as the log can be believed."""
         now_s = self._clock()
+        self._resyncing = False
         if not self._caught_up:
             self._caught_up = True
             if self._ledger.head.seq > Seq(0):

@@ -9,6 +9,7 @@ Format: MAGIC, then per entry a frame of position (int64), length (uint32), both
 import fcntl
 import os
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,9 @@ class Kept:
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
+        # A write that runs in a thread must not meet a descriptor that was closed, and perhaps reused, meanwhile.
+        self._closing = threading.Lock()
+        self._closed = False
         self._end = len(MAGIC)
 
     @classmethod
@@ -90,6 +94,11 @@ class Kept:
         Raises:
             OSError: the disk; what was kept before still is.
         """
+        with self._closing:
+            if not self._closed:
+                self._append(records)
+
+    def _append(self, records: Sequence[LogRecord]) -> None:
         data = b"".join(_FRAME.pack(record.position, len(record.value)) + record.value for record in records)
         written = 0
         while written < len(data):
@@ -99,12 +108,12 @@ class Kept:
 
     def note_fresh(self, at_s: float) -> None:
         """Note when the kept state was the ledger's newest (Unix seconds)."""
-        os.utime(self._descriptor, (at_s, at_s))
-
-    def clear(self) -> None:
-        """Forget every entry: the ledger is read again from its start."""
-        self._end = len(MAGIC)
-        os.ftruncate(self._descriptor, self._end)
+        with self._closing:
+            if not self._closed:
+                os.utime(self._descriptor, (at_s, at_s))
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        """Close the file, after a write that is under way; later writes do nothing."""
+        with self._closing:
+            self._closed = True
+            os.close(self._descriptor)
