@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import base64
 import fcntl
 import os
 import shutil
@@ -28,6 +29,7 @@ CACHE: Final = HERE.parents[1] / ".cache" / "kafka"
 READY_S: Final = 90.0
 # A node that is asked to stop hands over first; one that does not is killed.
 STOP_S: Final = 15.0
+LEFTOVER_S: Final = 24 * 3600.0
 
 JVM_OPTIONS: Final = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true")
 
@@ -114,6 +116,13 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def remove_leftovers(runs: Path) -> None:
+    """Remove the data of brokers whose session was killed; no session lasts LEFTOVER_S."""
+    for home in runs.iterdir():
+        if home.stat().st_mtime < time.time() - LEFTOVER_S:
+            shutil.rmtree(home, ignore_errors=True)
+
+
 def free_ports(count: int) -> list[int]:
     """Return ports of 127.0.0.1 that nobody listens on."""
     sockets = [socket.socket() for _ in range(count)]
@@ -153,12 +162,14 @@ class Broker:
 
     def __enter__(self) -> Self:
         self.home.mkdir(parents=True)
+        remove_leftovers(self.home.parent)
         try:
             self._format()
             self.start()
         except BaseException:
             self.stop()
             self.keep_logs()
+            self.remove()
             raise
         return self
 
@@ -279,10 +290,8 @@ def release(pipe: IO[bytes] | None) -> None:
 
 
 def cluster_id() -> str:
-    """Return a new cluster id as Kafka writes them."""
-    import base64
-
-    return base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+    """Return a new cluster id as Kafka writes them, never one that starts with "-": the tool takes that for an option."""
+    return base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).rstrip(b"=").decode()
 
 
 def answers(address: str) -> bool:
@@ -325,7 +334,7 @@ def main() -> int:
         return 1
     print(f"starting Apache Kafka {pinned_version()} ...", file=sys.stderr)
     with broker:
-        print(broker.url("flags"))
+        print(broker.url("flags"), flush=True)
         print(f"pid {broker.pid}, log {broker.log}; Ctrl-C stops it and removes its data", file=sys.stderr)
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -42,7 +42,7 @@ _ALL: Final[_Settings] = {
     # An election without the newest records would take back what was acknowledged.
     "unclean.leader.election.enable": ("false", Severity.ERROR),
     # Brokers unpack what anyone else writes compressed: no reader can be made to unpack a bomb, or lacks a codec.
-    "compression.type": ("uncompressed", Severity.WARNING),
+    "compression.type": ("uncompressed", Severity.ERROR),
     # Retention goes by the newest timestamp of a segment: by the brokers' clocks, not by what a writer claims.
     "message.timestamp.type": ("LogAppendTime", Severity.WARNING),
 }
@@ -178,10 +178,12 @@ async def _compare(brokers: _Brokers, name: str, stream: Stream, topic: Topic) -
     if topic.replicas < wanted:
         findings.append(Finding(name, "replication factor", str(wanted), str(topic.replicas), Severity.WARNING))
     found = await _settings(brokers.admin, name)
-    for setting, (expected, severity) in SETTINGS[stream].items():
-        got = found.get(setting, "nothing")
+    for setting, (expected, gravity) in SETTINGS[stream].items():
+        got, severity = found.get(setting, "nothing"), gravity
         if setting == "max.message.bytes" and got.isdecimal() and int(got) >= MESSAGE_BYTES:
             continue
+        if setting == "compression.type" and got == "producer":  # what we write stays readable; others' may not be
+            severity = Severity.WARNING
         if got != expected:
             findings.append(Finding(name, setting, expected, got, severity))
     in_sync = found.get("min.insync.replicas", "1")
