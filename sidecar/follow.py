@@ -4,7 +4,8 @@ import asyncio
 import gc
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Final
 
 import structlog
@@ -23,7 +24,7 @@ RESYNC_S: Final = 30.0
 # Verifying a record takes about 0.3 ms; a call should not wait for more than a few of them.
 SLICE_S: Final = 0.003
 
-Follow = Callable[[int, Callable[[Unavailable], None]], AsyncIterator[Batch]]
+Follow = Callable[[int, Callable[[Unavailable], None]], AsyncGenerator[Batch, None]]
 
 logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -72,9 +73,12 @@ class Follower:
             return
         known_fresh_at_s = self._kept.known_fresh_at_s
         for record in self._kept.entries():
-            if not isinstance(self._ledger.receive(record.value), Applied | Advanced | Rejected):
+            # Judged first: what somebody wrote to this disk must not stop a verifier that the ledger would not.
+            link = self._ledger.judge(record.value)
+            if not isinstance(link, Applied | Advanced | Rejected):
                 logger.warning("kept_state.refused", path=str(self._kept.path), after_seq=self._ledger.head.seq.number)
                 break
+            self._ledger.take(link)
             self._position = record.position  # to be read again: the log must still hold the head
         self._kept.forget_from_here()
         if self._ledger.head.seq > Seq(0):
@@ -89,10 +93,11 @@ class Follower:
         self._head_seen = self._ledger.head.seq == Seq(0)
         while True:
             try:
-                async for batch in follow(self._position, self._lost):
-                    await self._take(batch)
-                    if self._ledger.stopped_by is not None:
-                        break
+                async with aclosing(follow(self._position, self._lost)) as batches:
+                    async for batch in batches:
+                        await self._take(batch)
+                        if self._ledger.stopped_by is not None:
+                            break
             except Misconfigured as error:
                 # With nothing to serve the operator must act now; else answers matter more than a wrong setting.
                 if self._board.view is None:
@@ -114,7 +119,7 @@ class Follower:
         self._caught_up = False
         if self._board.state is VerifierState.FRESH:
             self._board.state = VerifierState.STALE
-        logger.warning("ledger.lost", code=error.code, reason=str(error))
+        self._report.warning("ledger.lost", code=error.code, reason=str(error))
 
     async def _take(self, batch: Batch) -> None:
         links = await self._receive_all(batch.records)

@@ -20,6 +20,8 @@ from typing import Any, Final, Protocol
 
 import grpc
 import structlog
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -215,7 +217,25 @@ def _reflect(names: Sequence[str], server: Any, kind: FrontKind) -> None:
         except FileNotFoundError:
             logger.warning("reflection.left_out", reason="no writable folder for temporary files; set TMPDIR")
             return
-    reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server, pool=_Descriptors())
+
+
+class _Descriptors:
+    """The default descriptor pool, which here also finds methods: some clients (ghz) ask by a method's full name."""
+
+    def __init__(self) -> None:
+        self._pool = descriptor_pool.Default()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802 - the pool's name
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            service_name, _, method = symbol.rpartition(".")
+            service = self._pool.FindServiceByName(service_name)
+            return service.methods_by_name[method].containing_service.file
 
 
 def _bind(server: Any, listener: Listener, stack: contextlib.AsyncExitStack) -> str:
@@ -282,50 +302,64 @@ def _cannot_listen(listener: Listener, error: Exception) -> Misconfigured:
     )
 
 
-class Health(health.aio.HealthServicer):  # type: ignore[misc]
-    """grpc.health.v1: NOT_SERVING until serving() is called; watchers end at draining()."""
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """grpc.health.v1: NOT_SERVING until serving() is called, and again, for good, from draining() on.
+
+    grpcio's own servicer never ends a watch, which would hold up the drain.
+    """
 
     def __init__(self, services: Sequence[str]) -> None:
-        super().__init__()
-        self._names = ("", *services)
-        for name in self._names:
-            self._server_status[name] = health_pb2.HealthCheckResponse.NOT_SERVING
-        self._drained = asyncio.Event()
+        self._statuses = dict.fromkeys(("", *services), health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._draining = False
+        self._changed = asyncio.Event()
 
-    async def serving(self) -> None:
+    def serving(self) -> None:
         """Say SERVING, for the whole and for each service."""
-        for name in self._names:
-            await self.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if not self._draining:
+            self._say(health_pb2.HealthCheckResponse.SERVING)
 
-    async def draining(self) -> None:
-        """Say NOT_SERVING, for good, and let watchers go: an open watch would hold up the drain."""
-        await self.enter_graceful_shutdown()
-        self._drained.set()
+    def draining(self) -> None:
+        """Say NOT_SERVING, and end every watch with it."""
+        self._draining = True
+        self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    def _say(self, status: int) -> None:
+        self._statuses = dict.fromkeys(self._statuses, status)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - grpc.health.v1's name
+        """Return the status of one service; NOT_FOUND for one that is not ours."""
+        status = self._statuses.get(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+        return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802 - grpc.health.v1's name
-        """Stream the status of one service until the client leaves or the server drains."""
-        watching = asyncio.create_task(super().Watch(request, context))
-        draining = asyncio.create_task(self._drained.wait())
-        try:
-            await asyncio.wait({watching, draining}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            draining.cancel()
-            watching.cancel()
-            await asyncio.gather(watching, draining, return_exceptions=True)
-        if self._drained.is_set():
-            await context.write(health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING))
+        """Stream the status of one service, at first and at each change, until the client or the front ends it."""
+        told = None
+        while True:
+            changed = self._changed  # taken before the status: a change in between is not missed
+            status = self._statuses.get(request.service, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+            if status != told:
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+                told = status
+            elif self._draining:
+                return
+            else:
+                await changed.wait()
 
 
 async def _announce(board: Board, healths: Sequence[Health]) -> None:
     with board.watch() as watcher:
         if await watcher.next() is not None:
             for servicer in healths:
-                await servicer.serving()
+                servicer.serving()
 
 
 async def _drain(servers: Sequence[Any], healths: Sequence[Health], board: Board, drain_s: float) -> None:
     for servicer in healths:
-        await servicer.draining()
+        servicer.draining()
     board.close()
     await asyncio.gather(*(server.stop(drain_s) for server in servers))
 

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from sidecar.config import Config
 from sidecar.faces.evaluation_v1 import DisabledOnV1, EvaluationV1
 from sidecar.faces.evaluation_v2 import EvaluationV2
 from sidecar.faces.events import EventStreams
-from sidecar.follow import Follower
+from sidecar.follow import Follow, Follower
 from sidecar.front import FrontKind, Listener, TcpListener, UnixListener, serve
 from sidecar.keep import Kept
 from sidecar.report import BoundedReport
@@ -93,10 +93,10 @@ def load_root(path: Path) -> Root:
         raise Misconfigured(f"root {path}: {error}", hint="give the file that `flaghoist init` wrote") from error
 
 
-def _reader(url: str) -> Callable[[int, Callable[[Unavailable], None]], AsyncIterator[Batch]]:
+def _reader(url: str) -> Follow:
     opened = open_log(url)
 
-    def follow(start: int, on_lost: Callable[[Unavailable], None]) -> AsyncIterator[Batch]:
+    def follow(start: int, on_lost: Callable[[Unavailable], None]) -> AsyncGenerator[Batch, None]:
         return follow_reliably(opened, Stream.LEDGER, start, on_lost=on_lost)
 
     return follow

@@ -144,7 +144,7 @@ class Ledger:
         outcome = self.judge(data)
         match outcome:
             case Applied() | Advanced() | Rejected():
-                self._take(outcome)
+                self.take(outcome)
             case Forked() | Held():
                 self.stopped_by = outcome
             case _:
@@ -253,7 +253,8 @@ class Ledger:
                 hint="set the publisher's clock",
             )
 
-    def _take(self, link: Link) -> None:
+    def take(self, link: Link) -> None:
+        """Take a link that `judge` has just returned for the entry after the head."""
         entry = link.entry
         # A rejected entry's time does not count: it could lie far ahead and so lock out every later entry.
         published_at = self.head.published_at if isinstance(link, Rejected) else entry.published_at

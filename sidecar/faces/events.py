@@ -79,11 +79,12 @@ class EventStreams:
     def _events(self, changes: Changes) -> tuple[bytes, ...]:
         # A board returns the same object to all streams that ask for the same change: encode it once.
         if self._encoded is None or self._encoded[0] is not changes:
-            self._encoded = (changes, tuple(_configuration_changes(changes)))
+            self._encoded = (changes, tuple(encoded_changes(changes)))
         return self._encoded[1]
 
 
-def _configuration_changes(changes: Changes) -> list[bytes]:
+def encoded_changes(changes: Changes) -> list[bytes]:
+    """Return the `configuration_change` events that name every changed key; none when nothing changed."""
     entries = iter(changes.items())
     events = []
     while part := dict(islice(entries, KEYS_PER_EVENT)):

@@ -10,7 +10,7 @@ from flaghoist.definition import JsonValue
 from flaghoist.errors import Malformed
 
 # protobuf's decoder refuses more than 100 nested messages, which is 32 objects in a request; lists nest cheaper.
-CONTEXT_DEPTH_MAX: Final = 32
+STRUCT_DEPTH_MAX: Final = 32
 
 # Every whole double below this is exactly one int, and every int is exactly one double.
 WHOLE_DOUBLES_BELOW: Final = 2.0**53
@@ -23,9 +23,9 @@ def context_of(struct: Struct) -> dict[str, JsonValue]:
     protocols. A null `targetingKey` is left out: that is how some providers say that there is none.
 
     Raises:
-        Malformed: a number that JSON does not have, or deeper than CONTEXT_DEPTH_MAX. The text names no value.
+        Malformed: a number that JSON does not have, or deeper than STRUCT_DEPTH_MAX. The text names no value.
     """
-    context = _object(struct, CONTEXT_DEPTH_MAX)
+    context = _object(struct, STRUCT_DEPTH_MAX)
     if "targetingKey" in context and context["targetingKey"] is None:
         del context["targetingKey"]
     return context
@@ -33,7 +33,7 @@ def context_of(struct: Struct) -> dict[str, JsonValue]:
 
 def _object(struct: Struct, depth: int) -> dict[str, JsonValue]:
     if depth == 0:
-        raise Malformed(f"context: want at most {CONTEXT_DEPTH_MAX} levels, got more")
+        raise Malformed(f"context: want at most {STRUCT_DEPTH_MAX} levels, got more")
     plain: dict[str, JsonValue] = {}
     for key, value in struct.fields.items():
         kind = value.WhichOneof("kind")
@@ -60,7 +60,7 @@ def _value(value: Value, kind: str | None, depth: int) -> JsonValue:
         return _object(value.struct_value, depth - 1)
     if kind == "list_value":
         if depth == 1:
-            raise Malformed(f"context: want at most {CONTEXT_DEPTH_MAX} levels, got more")
+            raise Malformed(f"context: want at most {STRUCT_DEPTH_MAX} levels, got more")
         return [_value(item, item.WhichOneof("kind"), depth - 1) for item in value.list_value.values]
     return None  # null_value; and no kind at all, which flagd reads as null too
 
