@@ -155,6 +155,16 @@ def test_record_is_synced_before_it_is_acknowledged(file):
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+def test_closed_log_is_one_whole_file(file, tmp_path):
+    async def scenario(log):
+        async with aclosing(log.follow(0)) as batches:
+            await anext(batches)
+            await log.append(b"kept")
+
+    use(file, scenario)
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger.db"]
+
+
 def test_file_says_what_it_is(file):
     header = file.read_bytes()[:100]
     assert header[68:72] == b"FLHO"

@@ -290,7 +290,7 @@ def release(pipe: IO[bytes] | None) -> None:
 
 
 def cluster_id() -> str:
-    """Return a new cluster id as Kafka writes them, never one that starts with "-": the tool takes that for an option."""
+    """Return a new cluster id as Kafka writes them, never with a "-" first: the tool takes that for an option."""
     return base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).rstrip(b"=").decode()
 
 

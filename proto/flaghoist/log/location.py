@@ -188,12 +188,12 @@ def open_log(url: str, *, probe_s: float = PROBE_S, answer_s: float = ANSWER_S) 
     # Each implementation is loaded when it is used: aiokafka takes longer to import than `flaghoist --version` may run.
     def open_stream(stream: Stream) -> AbstractAsyncContextManager[Log]:
         if isinstance(location, SqliteLocation):
-            from flaghoist.log import sqlite
+            from flaghoist.log.sqlite import open_stream as open_table
 
-            return sqlite.open_stream(location, stream, probe_s=probe_s, answer_s=answer_s)
-        from flaghoist.log import kafka
+            return open_table(location, stream, probe_s=probe_s, answer_s=answer_s)
+        from flaghoist.log.kafka import open_stream as open_topic
 
-        return kafka.open_stream(location, stream, probe_s=probe_s, answer_s=answer_s)
+        return open_topic(location, stream, probe_s=probe_s, answer_s=answer_s)
 
     return open_stream
 
@@ -207,13 +207,13 @@ async def create_log(url: str) -> None:
     """
     location = parse(url)
     if isinstance(location, SqliteLocation):
-        from flaghoist.log import sqlite
+        from flaghoist.log.sqlite import create as create_file
 
-        await sqlite.create(location)
+        await create_file(location)
     else:
-        from flaghoist.log import kafka_topics
+        from flaghoist.log.kafka_topics import create as create_topics
 
-        await kafka_topics.create(location)
+        await create_topics(location)
 
 
 async def inspect_log(url: str) -> list[Finding]:
@@ -224,9 +224,9 @@ async def inspect_log(url: str) -> list[Finding]:
     """
     location = parse(url)
     if isinstance(location, SqliteLocation):
-        from flaghoist.log import sqlite
+        from flaghoist.log.sqlite import inspect as inspect_file
 
-        return await sqlite.inspect(location)
-    from flaghoist.log import kafka_topics
+        return await inspect_file(location)
+    from flaghoist.log.kafka_topics import inspect as inspect_topics
 
-    return await kafka_topics.inspect(location)
+    return await inspect_topics(location)
