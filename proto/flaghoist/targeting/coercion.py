@@ -117,7 +117,7 @@ def scalar_text(value: Any) -> str:
     if kind is not float:
         return "[object Object]"
     if not math.isfinite(value):
-        return "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")
+        return "NaN" if value != value else ("+Inf" if value > 0 else "-Inf")  # as Go writes them
     plain = repr(value)
     return format(Decimal(plain), "f") if "e" in plain else plain.removesuffix(".0")
 
