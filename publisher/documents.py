@@ -76,6 +76,10 @@ class Documents:
             raise UnknownFlag(f"no flag {state_id}{_alike(key, self.flags())}")
         return state_id
 
+    def past_flags(self, key: FlagKey) -> list[StateId]:
+        """Return every flag that ever had this key, whichever its source, sorted; deleted ones too."""
+        return sorted(s for s in self.changes if s.target is Target.FLAG and s.key == key)
+
     def flags(self) -> list[StateId]:
         """Return the flags in force, sorted."""
         return sorted(s for s in self.changes if s.target is Target.FLAG and self.current(s) is not None)

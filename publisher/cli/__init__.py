@@ -18,7 +18,7 @@ from publisher.cli.desk import Desk, Exit, exit_of
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "init": ("publisher.cli.environment:init", "Make a ledger and its root, and pin it on this machine."),
     "key": ("publisher.cli.key:key", "Make and show keys."),
-    "root": ("publisher.cli.environment:root", "Show who may do what."),
+    "root": ("publisher.cli.environment:root", "Show and pin roots: who may do what."),
     "import": ("publisher.cli.propose:import_file", "Propose what a flagd file (JSON or YAML) says."),
     "propose": ("publisher.cli.propose:propose", "Propose a change of one flag."),
     "pending": ("publisher.cli.decide:pending", "List the proposals that wait."),

@@ -238,7 +238,35 @@ async def _begin(work: Workspace, root: Root, ledger: str, signer: HeldKey) -> i
 
 @click.group()
 def root() -> None:
-    """Show who may do what."""
+    """Show and pin roots: who may do what."""
+
+
+@root.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--ledger", "url", required=True, metavar="URL", help="The ledger that must start with this root.")
+@operation(change=True)
+def pin(work: Workspace, file: Path, url: str) -> Exit:
+    """Trust the root in FILE on this machine, from now on, for the ledger at URL.
+
+    Get FILE from whoever ran `flaghoist init`, by a way that you trust: it decides whose changes count.
+    """
+    shown = read_root(file)
+    ledger = canonical_url(url)
+    known = work.home.environments().known.get(shown.log_id)
+    path = work.home.root_file(shown.log_id)
+    if known is not None and read_root(known.root).sha256 != shown.sha256:
+        raise AlreadyBegun(f"{shown.log_id} is pinned here to another root, {known.root}")
+    work.desk.say(f"{shown.log_id} at {ledger}, root digest {shown.sha256.hex()}")
+    if work.dry_run:
+        work.desk.result({"dry_run": True, "log_id": shown.log_id, "ledger": ledger})
+        return Exit.OK
+    if not work.desk.confirm("Is this the digest that you were told?"):
+        return Exit.USAGE
+    work.home.write_root(encode_envelope(shown.envelope), shown.log_id)
+    work.home.pin(Environment(shown.log_id, ledger, path))
+    work.desk.result({"log_id": shown.log_id, "ledger": ledger, "root": str(path), "root_sha256": shown.sha256.hex()})
+    work.desk.next_step("`flaghoist doctor`")
+    return Exit.OK
 
 
 @root.command()

@@ -123,10 +123,12 @@ def history(work: Workspace, key: str) -> Exit:
     """Show every change of a flag, oldest first: when, who asked, who approved, what."""
     reading = read(work)
     state_id = reading.flag_named(key)
-    changes = reading.documents.changes.get(state_id)
+    past = reading.documents.past_flags(state_id.key)
+    if state_id not in past and "#" not in key and len(past) == 1:
+        state_id = past[0]  # deleted since: a bare KEY still means it
+    changes = reading.documents.changes.get(state_id, [])
     if not changes:
         reading.find_flag(key)  # says that there is none
-        changes = []
     work.desk.result(
         [{**_change(c), "before": json_value(c.before), "after": json_value(c.op.definition)} for c in changes]
     )

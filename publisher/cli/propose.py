@@ -61,6 +61,8 @@ def _worded(command: Command) -> Command:
                                   ("ticket", ticket, TITLE_CHARS_MAX)):  # fmt: skip
             if text is not None and len(text) > limit:
                 raise click.UsageError(f"--{name}: want at most {limit} characters, got {len(text)}")
+        if title is not None and not title.strip():
+            raise click.UsageError("--title: want one line, got nothing")
         return command(work, Wording(title, reason, ticket, expires_in, out), **values)
 
     decorated: Command = run
@@ -192,6 +194,7 @@ def edit(work: Workspace, wording: Wording, key: str) -> Exit:
     document = _edited(work, reading, state_id)
     if document is None:
         work.desk.say("unchanged: nothing to propose")
+        work.desk.result({"proposals": [], "unchanged": 1}, None)
         return Exit.OK
     return _submit_one(work, reading, state_id, put(reading.documents, state_id, document), wording, f"edit {state_id}")
 

@@ -87,7 +87,7 @@ class Workspace:
         if found is None:
             raise Misconfigured(
                 f"ledger {url}: no root is pinned for it on this machine",
-                hint="give the root file that you got from whoever ran `flaghoist init`: --root FILE",
+                hint="get the root file from whoever ran `flaghoist init`, then `flaghoist root pin FILE --ledger URL`",
             )
         return found
 
