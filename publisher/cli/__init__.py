@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 from flaghoist import __version__
 from flaghoist.errors import FlaghoistError
-from publisher.cli.desk import Desk, Exit, exit_of
+from publisher.cli.desk import Desk, Exit, Interrupted, exit_of
 
 # Name, module:attribute, one line of help: what `flaghoist --help` shows without importing any of them.
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -102,8 +102,12 @@ def main(args: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     except FlaghoistError as error:
         desk.fail(error.code, str(error), error.hint)
         return exit_of(error)
-    except (KeyboardInterrupt, click.Abort) as stop:
-        desk.fail("interrupted", str(stop) or "interrupted; nothing was sent", None)
+    except Interrupted as stop:
+        desk.fail("interrupted", str(stop), None)
+        return Exit.INTERRUPTED
+    except (KeyboardInterrupt, click.Abort):
+        # Where something is sent, Interrupted says more.
+        desk.fail("interrupted", "interrupted; nothing was sent", None)
         return Exit.INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, a pager) has left: no error of ours; keep the exit from flushing into it.

@@ -26,10 +26,10 @@ def audit() -> None:
 @audit.command()
 @operation(ledger=True)
 def log(work: Workspace) -> Exit:
-    """Show every entry: who asked, who approved, which rule allowed it. With --json, one document a line."""
+    """Show every entry: who asked, who approved, which rule allowed it."""
     reading = read(work)
     if work.desk.as_json:
-        work.desk.lines([_fields(link) for link in reading.reader.links])
+        work.desk.result([_fields(link) for link in reading.reader.links])
         return Exit.OK
     rows = []
     for link in reading.reader.links:

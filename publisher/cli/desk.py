@@ -25,6 +25,10 @@ class Exit(IntEnum):
     INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
+class Interrupted(Exception):
+    """Ctrl-C in the middle of sending; the text says what may have happened. (click drops a KeyboardInterrupt's text.)"""
+
+
 # Told by code, so that --version need not import the sequencer to know its errors.
 _CONFLICT_CODES: Final = frozenset({StaleBase.code, LogConflict.code, "lost_race", "signed_twice"})
 
@@ -87,11 +91,6 @@ class Desk:
         """Print to stdout what a person reads; silent with --json."""
         if not self.as_json:
             print(printable(text), file=self._out)
-
-    def lines(self, documents: Sequence[object]) -> None:
-        """Print one JSON document a line."""
-        for document in documents:
-            print(json.dumps(document, ensure_ascii=False), file=self._out)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table: drawn on a terminal, plain columns elsewhere; silent with --json."""

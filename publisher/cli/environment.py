@@ -21,7 +21,7 @@ from flaghoist.signing import seal
 from flaghoist.targeting import Fractional
 from flaghoist.values import Person, Role, Seq
 from publisher.cli import workspace
-from publisher.cli.desk import Exit
+from publisher.cli.desk import Exit, Interrupted
 from publisher.cli.key import person_of
 from publisher.cli.times import days_ms, moment
 from publisher.cli.workspace import Workspace, canonical_url, operation
@@ -135,7 +135,11 @@ def init(
     if not work.desk.confirm(f"Make {log_id} at {ledger}?"):
         return Exit.USAGE
     root = parts.root(record, signers, root_path)
-    seq = asyncio.run(_begin(work, root, ledger, parts.unlock(publisher)))
+    held = parts.unlock(publisher)
+    try:
+        seq = asyncio.run(_begin(work, root, ledger, held))
+    except KeyboardInterrupt as stop:
+        raise Interrupted("interrupted; run the same command again: it finishes what was begun") from stop
     work.home.pin(Environment(log_id, ledger, root_path))
     work.desk.result(
         {"log_id": log_id, "ledger": ledger, "root": str(root_path), "root_sha256": root.sha256.hex(), "head": seq},

@@ -12,7 +12,7 @@ from flaghoist.log.base import Batch, Log, Stream
 from flaghoist.records import Release
 from flaghoist.values import Decision, Role
 from publisher.cli.decide import find_case, show_case
-from publisher.cli.desk import Exit
+from publisher.cli.desk import Exit, Interrupted
 from publisher.cli.reading import Reading, read
 from publisher.cli.times import moment
 from publisher.cli.workspace import Workspace, operation
@@ -92,10 +92,10 @@ def _published(work: Workspace, reading: Reading, case: Case, held: HeldKey) -> 
         return asyncio.run(_publish(work, reading, case, held, sent))
     except KeyboardInterrupt as stop:
         if sent and sent[0].may_have_sent:
-            raise KeyboardInterrupt(
+            raise Interrupted(
                 f"interrupted; {case.id} may be in the ledger: run the same command again, it finishes or says so"
             ) from stop
-        raise KeyboardInterrupt("interrupted; nothing was sent: run the same command again") from stop
+        raise Interrupted("interrupted; nothing was sent: run the same command again") from stop
 
 
 async def _publish(work: Workspace, reading: Reading, case: Case, held: HeldKey, sent: list[Outgoing]) -> Published:

@@ -11,6 +11,7 @@ from flaghoist.log.base import OpenLog, Stream, read_to_end
 from flaghoist.root import Root
 from flaghoist.snapshot import Snapshot
 from flaghoist.values import Seq, Source, StateId
+from publisher.cli.desk import Interrupted
 from publisher.cli.workspace import Workspace
 from publisher.documents import Documents, flag_named
 from publisher.inbox import Inbox
@@ -109,7 +110,10 @@ def send(work: Workspace, records: Sequence[bytes]) -> None:
         Unavailable: nothing more was written.
         OutcomeUnknown: one may have been written; a repeated statement counts once.
     """
-    asyncio.run(_send(work.open_log, records))
+    try:
+        asyncio.run(_send(work.open_log, records))
+    except KeyboardInterrupt as stop:
+        raise Interrupted("interrupted; it may be in the inbox: look with `flaghoist pending`") from stop
 
 
 async def _send(open_log: OpenLog, records: Sequence[bytes]) -> None:

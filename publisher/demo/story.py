@@ -1,0 +1,180 @@
+"""The demo's story, step by step; it goes on only while each step really holds."""
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flaghoist.ledger import Ledger
+from flaghoist.log.base import Stream, read_to_end
+from flaghoist.log.location import open_log
+from flaghoist.root import Root
+from publisher.cli.desk import Desk, Exit
+from publisher.demo.attack import edited_entry, forged_entry
+from publisher.demo.stage import Client, Sidecar, Stage, StepFailed, clients
+
+FLAG = "new-checkout"
+
+
+@click.command()
+@click.option(
+    "--keep", metavar="DIR", type=click.Path(path_type=Path), help="Play in DIR and leave it there to look at."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_obj
+def demo(desk: Desk, keep: Path | None, as_json: bool) -> Exit:
+    """Show the whole story in half a minute, on a ledger of its own.
+
+    Two people, a flag file, a flip that is refused without approval, approved, published and seen by live gRPC clients,
+    forged records that change nothing, and an audit. Exits with 0 only if each step really held.
+    """
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        if any(keep.iterdir()):
+            raise click.UsageError(f"--keep {keep}: want an empty directory")
+    directory = keep.resolve() if keep else Path(tempfile.mkdtemp(prefix="flaghoist-demo-"))
+    stage = Stage(directory, desk)
+    started_s = time.monotonic()
+    try:
+        figures = asyncio.run(_play(stage))
+    except (StepFailed, ExceptionGroup) as failure:
+        desk.fail("demo_failed", _reason(failure), "run it with --keep DIR and look into DIR")
+        return Exit.BUG
+    finally:
+        if keep is None:
+            shutil.rmtree(directory, ignore_errors=True)
+    took_s = time.monotonic() - started_s
+    desk.result({**figures, "took_s": round(took_s, 1)}, f"\nEvery step held. It took {took_s:.0f} s.")
+    desk.next_step("README.md, `flaghoist --help`, and a ledger of your own: `flaghoist init --solo --person YOU`")
+    return Exit.OK
+
+
+def _reason(failure: Exception) -> str:
+    """Return why a step failed; anything but a StepFailed is a bug and goes on as it is."""
+    if isinstance(failure, ExceptionGroup):
+        failed, rest = failure.split(StepFailed)
+        if rest is not None or failed is None:
+            raise failure
+        return "; ".join(_reason(part) for part in failed.exceptions)
+    return str(failure)
+
+
+async def _play(stage: Stage) -> dict[str, Any]:
+    await _set_up(stage)
+    stage.step("A sidecar starts, with nothing but the pinned root to trust; three services connect to it.")
+    async with stage.sidecar() as sidecar, clients(sidecar.address, FLAG) as watching:
+        for client in watching:
+            await client.until(False)
+        stage.fact(f"{', '.join(c.service for c in watching)} see {FLAG} = off, by gRPC")
+        flip_ms = await _flip(stage, watching)
+        await _attack(stage, sidecar, watching)
+        revert_ms = await _revert(stage, watching)
+    audit = await _audit(stage)
+    return {"flip_ms": flip_ms, "revert_ms": revert_ms, "audit": audit}
+
+
+async def _set_up(stage: Stage) -> None:
+    stage.step("Two people make keys, and a ledger is made whose changes need the other's approval.")
+    for name in ("ada", "grace"):
+        await stage.run("key", "new", name, "--person", f"{name}@example.org")
+    members = [a for name in ("ada", "grace") for a in ("--member", str(stage.home / "keys" / f"{name}.pub"))]
+    await stage.run("init", "--log-id", "demo", "--ledger", stage.ledger, *members, "--yes")
+
+    stage.step("Ada imports a flagd file; Grace approves exactly these bytes; it is published.")
+    file = stage.directory / "shop.flagd.json"
+    file.write_bytes(resources.files("publisher.demo").joinpath("shop.flagd.json").read_bytes())
+    await stage.run("import", str(file), "--key", "ada", "--yes")
+    proposal = await _pending(stage)
+    await stage.run("approve", proposal, "--key", "grace", "--yes")
+    await stage.run("publish", proposal, "--yes")
+    flags = await stage.run("flag", "list")
+    stage.claim(FLAG in {flag["key"] for flag in flags}, f"{len(flags)} flags are in the ledger")
+
+
+async def _flip(stage: Stage, watching: Sequence[Client]) -> float:
+    stage.step("Ada proposes to switch it on. Alone she cannot: without Grace it is refused, and her own approval too.")
+    await stage.run("propose", "set", FLAG, "--variant", "on", "--reason", "launch day", "--key", "ada", "--yes")
+    proposal = await _pending(stage)
+    await stage.run("publish", proposal, "--yes", refused="not_approved")
+    await stage.run("approve", proposal, "--key", "ada", "--yes", refused="same_person")
+    stage.claim(all(client.value is False for client in watching), "every client still sees off")
+
+    stage.step("Grace approves; it is published; the sidecar verifies it and every client sees the flip.")
+    await stage.run("approve", proposal, "--key", "grace", "--yes")
+    return await _publish_and_time(stage, proposal, watching, value=True)
+
+
+async def _attack(stage: Stage, sidecar: Sidecar, watching: Sequence[Client]) -> None:
+    stage.step("Someone with write access to the log, but without keys, adds records of their own.")
+    root = Root.from_bytes((stage.home / "roots" / "demo.root").read_bytes())
+    async with open_log(stage.ledger)(Stream.LEDGER) as log:
+        honest = [record.value async for record in read_to_end(log)]
+        records = {
+            "a next entry signed by a stranger": await forged_entry(log, Ledger(root), now_ms=int(time.time() * 1000)),
+            "the flip with another variant than was approved": edited_entry(honest[-1]),
+            "the import, replayed byte for byte": honest[1],
+            "plain junk": b"\x00not a record",
+        }
+        for name, record in records.items():
+            await log.append(record)
+            stage.desk.print(f"  appended to the log: {name}")
+    before = watching[0].seq
+    await sidecar.until_event("record.dropped", 3)
+    stage.fact("the sidecar has read them: three dropped with the reason, the replay ignored")
+    for client in watching:
+        await client.ask()
+    unmoved = all(client.value is True and client.seq == before for client in watching)
+    stage.claim(unmoved, f"every client still sees on, at seq {before}")
+    verified = await stage.run("audit", "verify")
+    stage.claim(verified["seq"] == before, f"the audit counts what they are worth: {verified['records']}")
+
+
+async def _revert(stage: Stage, watching: Sequence[Client]) -> float:
+    stage.step("The ledger goes on behind the junk: Grace takes it back, Ada approves.")
+    await stage.run("propose", "set", FLAG, "--variant", "off", "--reason", "errors rise", "--key", "grace", "--yes")
+    proposal = await _pending(stage)
+    await stage.run("approve", proposal, "--key", "ada", "--yes")
+    return await _publish_and_time(stage, proposal, watching, value=False)
+
+
+async def _publish_and_time(stage: Stage, proposal: str, watching: Sequence[Client], *, value: bool) -> float:
+    published = await stage.run("publish", proposal, "--yes")
+    for client in watching:
+        await client.until(value)
+    last = max(watching, key=lambda client: client.seen_at_s)
+    took_ms = last.seen_at_s * 1000 - float(published["published_at"])
+    stage.claim(
+        all(client.seq == published["seq"] for client in watching),
+        f"all three see {FLAG} = {'on' if value else 'off'} at seq {published['seq']}, "
+        f"the last {took_ms:.0f} ms after the entry was made",
+    )
+    return round(took_ms, 1)
+
+
+async def _audit(stage: Stage) -> Any:
+    stage.step("The audit: who asked, who approved, what changed, verified from the first entry.")
+    log = await stage.run("audit", "log")
+    for entry in log:
+        approvers = ", ".join(entry["approvers"])
+        people = f"{entry['requester']} asked, {approvers} approved: {entry['title']}" if approvers else "the root"
+        stage.desk.print(f"    seq {entry['seq']}  {people}")
+    changes = [entry for entry in log if entry.get("requester")]
+    stage.claim(
+        all(entry["approvers"] and entry["requester"] not in entry["approvers"] for entry in changes),
+        f"{len(changes)} changes, each approved by somebody other than who asked",
+    )
+    verified = await stage.run("audit", "verify")
+    stage.claim(verified["seq"] == len(log), f"{verified['seq']} entries verified, head {verified['entry_hash'][:16]}…")
+    return verified
+
+
+async def _pending(stage: Stage) -> str:
+    """Return the id of the newest waiting proposal."""
+    waiting = await stage.run("pending")
+    return str(waiting[-1]["id"])
