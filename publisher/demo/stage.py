@@ -79,7 +79,7 @@ class Stage:
         """
         shown = [a if a.isascii() and " " not in a else f"'{a}'" for a in arguments if a != "--yes"]
         self.desk.print("  $ flaghoist " + " ".join(shown).replace(str(self.directory), "…"))
-        command = [sys.executable, "-c", _MAIN, *arguments, "--json"]
+        command = [sys.executable, "-P", "-c", _MAIN, *arguments, "--json"]
         ended = await asyncio.to_thread(
             subprocess.run, command, env=self._environ, capture_output=True, text=True, timeout=STEP_S, check=False
         )
@@ -102,7 +102,7 @@ class Stage:
         Raises:
             StepFailed: it does not come up, or does not drain.
         """
-        command = [sys.executable, "-c", _SIDECAR_MAIN, "--listen", "127.0.0.1:0"]
+        command = [sys.executable, "-P", "-c", _SIDECAR_MAIN, "--listen", "127.0.0.1:0"]
         process = await asyncio.create_subprocess_exec(*command, env=self._environ, stderr=asyncio.subprocess.PIPE)
         sidecar = Sidecar(process)
         reading = asyncio.create_task(sidecar.read_events())
@@ -117,6 +117,7 @@ class Stage:
         self.claim(process.returncode == 0, "the sidecar drained and ended when it was told to")
 
 
+# -P: a directory named `sidecar` where the user happens to stand is not ours.
 _MAIN: Final = "import sys; from publisher.cli import main; sys.exit(main())"
 _SIDECAR_MAIN: Final = "from sidecar.cli import main; main()"
 
