@@ -7,6 +7,7 @@ import random
 import shutil
 import sqlite3
 import statistics
+import sys
 import time
 from contextlib import ExitStack, aclosing, closing
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flaghoist.errors import LogMissing, LogTruncated, Misconfigured, Unavailable
-from flaghoist.log import sqlite
+from flaghoist.log import file_changes, sqlite
 from flaghoist.log.base import Stream, read_to_end
 from flaghoist.log.location import create_log, inspect_log, open_log, parse
 from tests.conformance.processes import heard, python, timed_appender
@@ -100,7 +101,11 @@ def test_two_processes_never_win_the_same_position(file):
     assert [found[position] for position in won[1]] == [b"grace"] * len(won[1])
 
 
-def test_reader_sees_an_append_of_another_process_within_10_ms(file):
+@pytest.mark.parametrize("told", [True, False], ids=["told-by-the-kernel", "looking"])
+def test_reader_sees_an_append_of_another_process_within_10_ms(file, told, monkeypatch):
+    if not told:
+        monkeypatch.setattr(file_changes, "_inotify", lambda path: None)
+
     async def scenario(log):
         loop, delays, rng = asyncio.get_running_loop(), [], random.Random(1)
         with timed_appender(f"sqlite:///{file}") as append:
@@ -120,12 +125,13 @@ def test_reader_sees_an_append_of_another_process_within_10_ms(file):
     assert statistics.median(delays) < 10
 
 
-def test_idle_reader_takes_less_than_two_hundredths_of_a_core(file):
-    # About 0.7 % here; twice that is still nobody's trouble, and a busy loop would be 100 %.
+def test_idle_reader_takes_less_than_a_hundredth_of_a_core(file):
+    if not sys.platform.startswith("linux"):
+        pytest.skip("elsewhere the kernel tells nothing, and looking often takes about 1 %")
     with python(IDLER, f"sqlite:///{file}") as process:
         share = heard(process)
     print(f"idle reader: {share:.2%} of a core")
-    assert share < 0.02
+    assert share < 0.01
 
 
 def test_event_loop_goes_on_while_another_process_holds_the_lock(file, monkeypatch):
