@@ -82,6 +82,8 @@ BY_HAND: list[tuple[Any, dict[str, Any], str | None]] = [
     ({"if": [{"fractional": [[True, 1], [False, 99]]}, "on", "off"]}, {"targetingKey": "user-3"}, None),
     *[({"fractional": [{"var": "k"}, ["low", 1], ["high", 1]]}, {"k": k}, None)
       for k in ("ejOoVL", "SI7p-", "6LvT0", "ceQdGm", "é", "日本", "😀")],
+    *[({"fractional": [{"var": "k"}, *[[n, 1] for n in range(100)]]}, {"k": k}, None)
+      for k in ("ejOoVL", "SI7p-", "6LvT0", "ceQdGm", "", "user-1", "flaguser-1", "é", "日本", "😀", "a" * 300)],
     *[({"if": value}, {"x": {}}, None) for value in ([], ["lone"], [False, 1], [True, 1], [False, 1, False, 2, 3],
                                                      [{"var": "x"}, "yes", "no"], [None, 1, 2])],
     ({"?:": [True, "a", "b"]}, {}, None),

@@ -61,7 +61,7 @@ def addend(value: Any) -> float:
         try:
             return float(value)
         except OverflowError:
-            return math.copysign(math.inf, value)
+            return math.inf if value > 0 else -math.inf
     if kind is float:
         return value  # type: ignore[no-any-return]
     if kind is str:
