@@ -1,0 +1,107 @@
+"""Replay: verified entries a second, beside bare PyNaCl that verifies the same signatures over the same bytes."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from statistics import median
+from typing import Final
+
+from nacl.bindings import crypto_sign_open
+
+from flaghoist.codec import ENTRY, decode_envelope
+from flaghoist.ledger import Applied, Ledger, replay
+from flaghoist.records import Envelope, Release, RootUpdate
+from flaghoist.root import Root
+from flaghoist.signing import pae
+from tests.bench.brokers import Brokers
+from tests.bench.figures import Cell, Result, Table, at_least, paired_ratio
+from tests.bench.ledgers import TEN_RULES, all_static, forged, mixed
+from tests.bench.scale import Scale
+from tests.forge import Forge, boolean_flag
+
+LIMIT: Final = 0.6
+# Flags of a mid-sized shop: each is changed several times during the replay.
+SMALL_LEDGER_FLAGS: Final = 200
+
+
+def measure(scale: Scale, _brokers: Brokers, say: Callable[[str], None]) -> Result:
+    """Return entries a second, of single changes over a small and over a large set of flags."""
+    rows: list[tuple[Cell, ...]] = []
+    promises = []
+    small = min(SMALL_LEDGER_FLAGS, scale.flags)
+    for count, promised in ((small, True), (scale.flags, False)):
+        say(f"signing {scale.entries} changes over {count} flags")
+        name = f"{scale.entries:,} changes of one flag each, over {count:,} flags"
+        for rule, kind in ((False, "static"), (True, "ten rules each")):
+            forge = forged(mixed(count)) if rule else forged(all_static(count))
+            base = list(forge.records)
+            changes = _changes(forge, scale.entries, count, rule=rule)
+            ours, bare, signatures = _rates(forge.root, base, changes, scale.rounds, say)
+            ratio = paired_ratio(ours, bare)
+            rows.append((name, kind, median(ours), median(bare), signatures, ratio))
+            if promised:
+                what = f"replay, {kind}, over {count} flags: entries/s of what bare PyNaCl verifies"
+                promises.append(at_least(what, ratio, LIMIT, "×"))
+            else:
+                promises.append(at_least(f"replay, {kind}, over {count:,} flags: the same", ratio, LIMIT, "×"))
+    columns = ("ledger", "flags changed", "entries/s", "bare PyNaCl, entries/s", "signatures an entry", "of bare")
+    return Result(tuple(promises), (Table("Replay", columns, tuple(rows)),))
+
+
+def _changes(forge: Forge, entries: int, flags: int, *, rule: bool) -> list[bytes]:
+    made = []
+    for number in range(entries):
+        default = "on" if number // flags % 2 == 0 else "off"
+        flag = {**TEN_RULES, "defaultVariant": default} if rule else boolean_flag(default)
+        made.append(forge.put(f"shop-flag-{number % flags:05}", flag))
+    return made
+
+
+def _rates(
+    root: Root, base: Sequence[bytes], changes: Sequence[bytes], rounds: int, say: Callable[[str], None]
+) -> tuple[list[float], list[float], float]:
+    """Return rates of replay and of bare verification, round by round, and the signatures that an entry carries."""
+    signed = list(_signed(root, changes))
+    ours, bare = [], []
+    for number in range(rounds):
+        say(f"round {number + 1}")
+        ledger = replay(root, base)
+        ours.append(len(changes) / _replay_s(ledger, changes))
+        bare.append(len(changes) / _verify_s(signed))
+    return ours, bare, len(signed) / len(changes)
+
+
+def _replay_s(ledger: Ledger, changes: Sequence[bytes]) -> float:
+    begun = time.perf_counter()
+    for data in changes:
+        if not isinstance(ledger.receive(data), Applied):
+            raise AssertionError("a change was not applied: there is nothing to compare")
+    return time.perf_counter() - begun
+
+
+def _verify_s(signed: Sequence[tuple[bytes, bytes]]) -> float:
+    begun = time.perf_counter()
+    for message, public in signed:
+        crypto_sign_open(message, public)
+    return time.perf_counter() - begun
+
+
+def _signed(root: Root, records: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (signature and message, public key) of every signature in these entries."""
+    publics = {key.key_id: key.public for key in root.record.keys}
+    for data in records:
+        for envelope in _envelopes(decode_envelope(data)):
+            message = pae(envelope.payload_type, envelope.payload)
+            for signature in envelope.signatures:
+                yield signature.signature + message, publics[signature.key_id]
+
+
+def _envelopes(outer: Envelope) -> Iterator[Envelope]:
+    yield outer
+    match ENTRY.decode(outer.payload).body:
+        case Release(proposal=proposal, approvals=approvals):
+            yield proposal
+            yield from approvals
+        case RootUpdate(root=root):
+            yield root
+        case _:
+            pass

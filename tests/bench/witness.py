@@ -1,0 +1,40 @@
+"""A gRPC client that tells when it saw a change: `python -m tests.bench.witness ADDRESS KEY`.
+
+It waits on the event stream and asks for the flag when the stream names it, as an OpenFeature provider with a cache
+does. So it uses no CPU until there is something to see, and none that the sidecar would need before.
+
+A line of JSON each change: event_ns (the stream named the flag), answer_ns (an answer with the new value is here),
+both of the system's monotonic clock; value and seq of that answer.
+"""
+
+import json
+import sys
+import time
+
+import grpc
+from flagd.evaluation.v2 import evaluation_pb2 as v2
+from flagd.evaluation.v2 import evaluation_pb2_grpc as v2_grpc
+
+
+def main(address: str, key: str) -> None:
+    """Tell of every change of one flag until the stream or stdout ends."""
+    request = v2.ResolveBooleanRequest(flag_key=key)
+    with grpc.insecure_channel(address) as channel:
+        stub = v2_grpc.ServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub.ResolveBoolean(request, timeout=10, wait_for_ready=True)
+        for event in stub.EventStream(v2.EventStreamRequest()):
+            event_ns = time.monotonic_ns()
+            if event.type == "provider_ready":
+                print(json.dumps({"ready": True}), flush=True)
+            elif event.type == "configuration_change" and key in event.data.fields["flags"].struct_value.fields:
+                answer = stub.ResolveBoolean(request, timeout=10)
+                answer_ns = time.monotonic_ns()
+                seq = int(answer.metadata.fields["flaghoist.seq"].number_value)
+                print(
+                    json.dumps({"event_ns": event_ns, "answer_ns": answer_ns, "value": answer.value, "seq": seq}),
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
