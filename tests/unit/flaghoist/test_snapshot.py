@@ -155,6 +155,25 @@ def test_a_changed_evaluator_changes_every_flag_that_refers_to_it_and_no_other()
     assert changed_keys(one.view, two.view) == {"uses": "update"}
 
 
+@pytest.mark.parametrize("through", ["gate", "own"])
+def test_a_changed_shared_evaluator_changes_the_flags_of_every_source(through: str) -> None:
+    rule = {"if": [{"$ref": through}, "on", "off"]}
+    gate = {"==": [{"var": "x"}, 1]}
+    one = folded(
+        [
+            put_evaluator("gate", gate),
+            *[put_evaluator("own", {"!": [{"!": [{"$ref": "gate"}]}]}, source=source) for source in ("shop", "pay")],
+            put("buy", flag("off", rule), source="shop"),
+            put("refund", flag("off", rule), source="pay"),
+        ]
+    )
+    assert served(one, x=1) == {"buy": "on", "refund": "on"}
+    two = one.fold(Seq(2), [put_evaluator("gate", {"!": [gate]}, 1)])
+    assert served(two, x=1) == {"buy": "off", "refund": "off"}
+    with pytest.raises(BadDefinition, match="no such evaluator"):
+        two.fold(Seq(3), [delete("gate", 2, target=Target.EVALUATOR)])
+
+
 def test_a_flag_and_the_evaluator_it_needs_may_come_in_one_entry_in_any_order() -> None:
     snapshot = folded([put("f", flag("off", {"if": [{"$ref": "late"}, "on"]})), put_evaluator("late", {"var": "x"})])
     assert served(snapshot, x=1) == {"f": "on"}
