@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
 from flaghoist.definition import Scalar, encode_evaluator, encode_flag
-from flaghoist.errors import Malformed, Refused
+from flaghoist.errors import BadDefinition, Malformed, Refused
 from flaghoist.values import FlagKey, Source
 
 # 10,000 flags of 1 KiB each; also what a reviewer of the plan can be expected to look through, and more.
@@ -135,6 +135,11 @@ def _definitions(
     for name, value in raw.items():
         try:
             found[FlagKey(name)] = encode(value)
+        except BadDefinition as refusal:
+            # Its path starts within the signed document, whose `flag` or `evaluator` is this very place of the file.
+            field = refusal.where.partition(".")[2]
+            said = str(refusal).removeprefix(f"{refusal.where}: ")
+            problems.append(f"{section}.{name}{'.' if field else ''}{field}: {said}")
         except Refused as refusal:
             problems.append(f"{section}.{name}: {refusal}")
     return found

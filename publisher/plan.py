@@ -234,12 +234,17 @@ def _refs(rule: Json) -> set[str]:
 def _every_fault(file: FlagFile, documents: Documents, snapshot: Snapshot) -> list[str]:
     """Fold every definition by itself, so that the list is whole; slow, and only for a file that was refused."""
     problems: list[str] = []
-    for key, document in _in_order(file):
-        fault, snapshot = _fault(documents, snapshot, StateId(Target.EVALUATOR, file.source, key), document)
-        problems += [f"$evaluators.{key}: {fault}"] if fault else []
-    for key, document in file.flags.items():
-        fault, _ = _fault(documents, snapshot, StateId(Target.FLAG, file.source, key), document)
-        problems += [f"flags.{key}: {fault}"] if fault else []
+    wanted = [(Target.EVALUATOR, key, document) for key, document in _in_order(file)]
+    wanted += [(Target.FLAG, key, document) for key, document in file.flags.items()]
+    for target, key, document in wanted:
+        fault, folded = _fault(documents, snapshot, StateId(target, file.source, key), document)
+        if fault is not None:
+            # The fold names the source and the path; the file's name stands before the list.
+            path = f"{'flags' if target is Target.FLAG else '$evaluators'}.{key}"
+            fault = fault.removeprefix(f"{file.source}#")
+            problems.append(fault if fault.startswith(path) else f"{path}: {fault}")
+        elif target is Target.EVALUATOR:
+            snapshot = folded
     return problems
 
 

@@ -79,7 +79,10 @@ def pending(work: Workspace, everything: bool) -> Exit:
         )
         for s in shown
     ]
-    work.desk.table(("id", "age", "requester", "title", "approvals", "status"), rows)
+    if rows:
+        work.desk.table(("id", "age", "requester", "title", "approvals", "status"), rows)
+    else:
+        work.desk.say("no proposal waits")
     if reading.inbox.dropped:
         work.desk.say(
             f"{reading.inbox.dropped} records of the inbox count for nothing (nobody in the root signed them)"

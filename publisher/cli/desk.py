@@ -26,7 +26,7 @@ class Exit(IntEnum):
 
 
 class Interrupted(Exception):
-    """Ctrl-C in the middle of sending; the text says what may have happened. (click drops a KeyboardInterrupt's text.)"""
+    """Ctrl-C in the middle of sending; the text says what may have happened (click drops a KeyboardInterrupt's own)."""
 
 
 # Told by code, so that --version need not import the sequencer to know its errors.
@@ -136,7 +136,9 @@ class Desk:
         if self.assume_yes:
             return True
         if not (sys.stdin.isatty() and self._err.isatty()):
-            raise click.UsageError(f"{question}: no terminal to ask on; give --yes to go on without being asked")
+            raise click.UsageError(
+                f"{question.rstrip('?')}: no terminal to ask on; give --yes to go on without being asked"
+            )
         print(f"{printable(question)} [y/N] ", end="", file=self._err, flush=True)
         if sys.stdin.readline().strip().lower() in ("y", "yes"):
             return True

@@ -106,7 +106,8 @@ def import_file(work: Workspace, wording: Wording, file: str, source_name: str |
     verbs = [step.verb for step in plan.steps]
     counts = {"add": verbs.count("add"), "change": verbs.count("change"), "delete": verbs.count("delete")}
     counts["unchanged"] = plan.unchanged
-    work.desk.say(f"{where} as source {source or 'none'!r}: " + ", ".join(f"{n} {verb}" for verb, n in counts.items()))
+    told = [f"{count} {'' if name == 'unchanged' else 'to '}{name}" for name, count in counts.items()]
+    work.desk.say(f"{where} as source {str(source)!r}: {', '.join(told)}")
     if plan.absent and not prune:
         work.desk.say(f"{len(plan.absent)} of this source are in the ledger and not in the file; --prune deletes them")
     if not plan.steps:

@@ -10,7 +10,7 @@ import click
 from flaghoist.authorization import allowing_rule, authorize
 from flaghoist.log.base import Batch, Log, Stream
 from flaghoist.records import Release
-from flaghoist.values import Decision, Role
+from flaghoist.values import Decision, Role, Target
 from publisher.cli.decide import find_case, show_case
 from publisher.cli.desk import Exit, Interrupted
 from publisher.cli.reading import Reading, read
@@ -64,9 +64,9 @@ def publish(work: Workspace, proposal: str, approvals: tuple[Path, ...]) -> Exit
     case, _ = find_case(proposal, reading, approvals)
     if done := reading.reader.published.get(case.sha256):
         return _tell(work, case, Published(done, already=True))
-    show_case(work.desk, case, reading)
     rule = _check_allowed(reading, case, work.now_ms())
     chosen = work.choose(Role.PUBLISHER)
+    show_case(work.desk, case, reading)
     fields = {"id": case.id, "sha256": case.sha256.hex(), "policy": rule}
     if work.dry_run:
         work.desk.result({"dry_run": True, **fields}, f"would publish {case.id} as seq {reading.snapshot.seq.next()}")
@@ -129,6 +129,7 @@ def _tell(work: Workspace, case: Case, published: Published) -> Exit:
         approvers = [a.approver for a, _ in case.approvals if a.decision is Decision.APPROVE]
         by = f", approved by {', '.join(approvers)}" if approvers else ""
         work.desk.say(f"published {case.id}: requested by {case.proposal.requester}{by}")
-    keys = list(dict.fromkeys(str(op.key) for op in case.proposal.ops))
-    work.desk.next_step(f"see it with `flaghoist flag show {keys[0]}` and `flaghoist audit log`")
+    put = next((op for op in case.proposal.ops if op.target is Target.FLAG and op.definition is not None), None)
+    shown = f"`flaghoist flag show {put.key}` and " if put else ""
+    work.desk.next_step(f"see it with {shown}`flaghoist audit log`")
     return Exit.OK

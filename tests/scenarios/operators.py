@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,22 +73,40 @@ class Operator:
         return ended.error
 
     def spawn(
-        self, *args: str | Path, driver: str = "", stdin: bytes | None = None, **options: Any
+        self,
+        *args: str | Path,
+        driver: str = "",
+        stdin: bytes | None = None,
+        terminal: int | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
-        """Start a command as a process of its own; `driver` is Python that runs before it."""
+        """Start a command as a process of its own.
+
+        Args:
+            driver: Python that runs before it.
+            terminal: a terminal's descriptor, which becomes its controlling one and all of its streams.
+        """
         program = f"{driver}\nimport sys\nfrom publisher.cli import main\nsys.exit(main())"
+        streams: dict[str, int] = {
+            "stdin": subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+        }
+        if terminal is not None:
+            streams = dict.fromkeys(streams, terminal)
+            # Not preexec_fn: the child itself makes the terminal its controlling one, so that Ctrl-C reaches it.
+            program = f"import fcntl, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{program}"
         return subprocess.Popen(
             [sys.executable, "-c", program, *map(str, args)],
             env={**self.environ, "PYTHONPATH": f"{REPOSITORY / 'proto'}{os.pathsep}{REPOSITORY}"},
-            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            **options,
+            start_new_session=terminal is not None,
+            pass_fds=pass_fds,
+            **streams,
         )
 
-    def run_process(self, *args: str | Path, driver: str = "", stdin: bytes | None = None, **options: Any) -> Ended:
+    def run_process(self, *args: str | Path, driver: str = "", stdin: bytes | None = None) -> Ended:
         """Run a command as a process of its own, to its end."""
-        with self.spawn(*args, driver=driver, stdin=stdin, **options) as process:
+        with self.spawn(*args, driver=driver, stdin=stdin) as process:
             try:
                 out, err = process.communicate(stdin, timeout=60)
             except BaseException:
