@@ -16,6 +16,7 @@ from flaghoist.definition import FlagDefinition, FlagState, JsonValue, parse_eva
 from flaghoist.errors import BadDefinition, StaleBase
 from flaghoist.records import Op
 from flaghoist.targeting import CompiledRule, Fractional, compile_rule
+from flaghoist.targeting.limits import LEDGER_NODES_MAX
 from flaghoist.values import Action, FlagKey, Seq, Source, StateId, Target
 
 # Flags that are set one by one, and the gates of releases, are in this source: every other one may refer to them.
@@ -93,7 +94,7 @@ class Evaluator:
 class Snapshot:
     """Every definition of one ledger at one seq. Immutable: fold returns another."""
 
-    __slots__ = ("_evaluators", "_flags", "_versions", "_view", "fractional", "seq")
+    __slots__ = ("_evaluators", "_flags", "_nodes", "_versions", "_view", "fractional", "seq")
 
     def __init__(
         self,
@@ -102,19 +103,21 @@ class Snapshot:
         flags: dict[Source, dict[str, CompiledFlag]],
         evaluators: dict[Source, dict[str, Evaluator]],
         versions: dict[StateId, Seq],
+        nodes: int,
     ) -> None:
-        """Take ownership of the dicts; use empty() and fold() instead."""
+        """Take ownership of the dicts; use empty() and fold() instead. `nodes` is the size of all flags' rules."""
         self.seq = seq
         self.fractional = fractional
         self._flags = flags
         self._evaluators = evaluators
         self._versions = versions
+        self._nodes = nodes
         self._view: View | None = None
 
     @classmethod
     def empty(cls, fractional: Fractional) -> "Snapshot":
         """Return the snapshot before the first entry: seq 0, no definitions."""
-        return cls(_NEVER, fractional, {SHARED: {}}, {SHARED: {}}, {})
+        return cls(_NEVER, fractional, {SHARED: {}}, {SHARED: {}}, {}, 0)
 
     @property
     def view(self) -> View:
@@ -152,7 +155,8 @@ class Snapshot:
         Raises:
             StaleBase: an op expects another version than version_of says.
             BadDefinition: an op's definition cannot be served; two ops name one definition; a deleted one does not
-                exist; a `$ref` of any flag or evaluator would point nowhere; an action or target that changes no state.
+                exist; a `$ref` of any flag or evaluator would point nowhere; an action or target that changes no state;
+                all rules together would be larger than LEDGER_NODES_MAX.
         """
         if not ops:
             return self.at_seq(seq)
@@ -161,7 +165,7 @@ class Snapshot:
 
     def at_seq(self, seq: Seq) -> "Snapshot":
         """Return the same state at a later seq, for an entry that changes nothing."""
-        same = Snapshot(seq, self.fractional, self._flags, self._evaluators, self._versions)
+        same = Snapshot(seq, self.fractional, self._flags, self._evaluators, self._versions, self._nodes)
         if self._view is not None:
             same._view = View(seq, self._view.flags)
         return same
@@ -185,6 +189,7 @@ class _Fold:
         self._flags = dict(before._flags)
         self._evaluators = dict(before._evaluators)
         self._versions = before._versions.copy()
+        self._nodes = before._nodes
         self._scopes: dict[Source, Mapping[str, JsonValue]] = {}
         self._copied: set[tuple[int, Source]] = set()
 
@@ -208,7 +213,8 @@ class _Fold:
                 else:
                     evaluators[place] = parse_evaluator(op.definition, where=_place(state_id))
             elif op.definition is None:
-                del self._writable(self._flags, op.source)[op.key]
+                flags_of = self._writable(self._flags, op.source)
+                self._nodes -= _nodes(flags_of.pop(op.key))
             else:
                 flags[place] = parse_flag(op.definition, where=_place(state_id))
         for (source, key), rule in evaluators.items():
@@ -216,10 +222,10 @@ class _Fold:
         if changed:
             self._compile_evaluators(changed)
         for (source, key), definition in flags.items():
-            self._writable(self._flags, source)[key] = self._compiled(source, key, definition, self._seq)
+            self._compile_flag(source, key, definition, self._seq)
         if changed:
             self._compile_dependents(changed, flags)
-        return Snapshot(self._seq, self._before.fractional, self._flags, self._evaluators, self._versions)
+        return Snapshot(self._seq, self._before.fractional, self._flags, self._evaluators, self._versions, self._nodes)
 
     def _check(self, op: Op, state_id: StateId) -> None:
         if op.target not in (Target.FLAG, Target.EVALUATOR):
@@ -283,14 +289,23 @@ class _Fold:
                 key = flag.key
                 if flag.rule is None or names.isdisjoint(flag.rule.references) or (source, key) in just_compiled:
                     continue
-                self._writable(self._flags, source)[key] = self._compiled(source, key, flag.definition, flag.version)
+                self._compile_flag(source, key, flag.definition, flag.version)
 
-    def _compiled(self, source: Source, key: FlagKey, definition: FlagDefinition, version: Seq) -> CompiledFlag:
+    def _compile_flag(self, source: Source, key: FlagKey, definition: FlagDefinition, version: Seq) -> None:
         rule = None
         if definition.targeting is not None:
             where = f"{_place(StateId(Target.FLAG, source, key))}.targeting"
             rule = self._rule(definition.targeting, source, where, key)
-        return CompiledFlag(key, source, definition, version, rule)
+        flags = self._writable(self._flags, source)
+        flag = CompiledFlag(key, source, definition, version, rule)
+        self._nodes += _nodes(flag) - _nodes(flags.get(key))
+        if self._nodes > LEDGER_NODES_MAX:
+            raise BadDefinition(
+                _place(StateId(Target.FLAG, source, key)),
+                f"want at most {LEDGER_NODES_MAX} operators and operands in all flags' rules, every $ref written out",
+                hint="make the evaluator smaller that most flags refer to",
+            )
+        flags[key] = flag
 
     def _rule(self, rule: JsonValue, source: Source, where: str, flag_key: str) -> CompiledRule:
         return compile_rule(
@@ -318,6 +333,10 @@ def changed_keys(old: View | None, new: View) -> Mapping[str, Literal["write", "
         for key in known.keys() - new.flags.keys():
             changes[str(key)] = "delete"
     return changes
+
+
+def _nodes(flag: CompiledFlag | None) -> int:
+    return flag.rule.nodes if flag is not None and flag.rule is not None else 0
 
 
 def _names(changed: Iterable[tuple[Source, FlagKey]], source: Source) -> frozenset[str]:

@@ -38,10 +38,14 @@ _HEAVY_NODES: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class CompiledRule:
-    """A rule, ready to run. `references` names every evaluator that it inlined, directly or through another."""
+    """A rule, ready to run.
+
+    `references` names every evaluator that it inlined, directly or through another; `nodes` is its size, with those.
+    """
 
     step: Step
     references: frozenset[str]
+    nodes: int
 
     def __call__(self, context: Mapping[str, JsonValue], *, now_s: int = 0) -> JsonValue:
         """Return the rule's result for a context (as evaluation.normalised returns it).
@@ -161,7 +165,7 @@ class Compiler:
 
     def rule(self, rule: JsonValue) -> CompiledRule:
         node = self.node(rule, self._root, 0, None, Scope())
-        return CompiledRule(node.step, frozenset(self.references))
+        return CompiledRule(node.step, frozenset(self.references), self.nodes)
 
     def node(self, rule: Any, at: Path, depth: int, references: Path | None, scope: Scope) -> Node:
         """Compile one operand; `references` are the evaluators that we are inside of, the innermost first."""

@@ -279,6 +279,20 @@ def test_random_entries_fold_to_what_a_plain_model_holds(seed: int) -> None:
     assert {place: snapshot.version_of(flag_id(place[1], place[0])).number for place in versions} == versions
 
 
+def test_a_large_evaluator_is_refused_before_too_many_flags_refer_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flaghoist.snapshot.LEDGER_NODES_MAX", 1000)
+    large = {"or": [{"==": [{"var": "x"}, n]} for n in range(60)]}  # 241 nodes
+    uses = flag("off", {"if": [{"$ref": "large"}, "on"]})
+    base = folded([put_evaluator("large", large), *[put(f"f{n}", uses) for n in range(4)]])
+    with pytest.raises(BadDefinition, match="at most 1000 operators") as caught:
+        base.fold(Seq(2), [put("f4", uses)])
+    assert caught.value.where == "flags.f4"
+    with pytest.raises(BadDefinition, match="at most 1000 operators"):
+        base.fold(Seq(2), [put_evaluator("large", {"or": [large, large]}, 1)])
+    freed = base.fold(Seq(2), [delete("f0", 1), put("f1", flag(), 1)])
+    assert len(freed.fold(Seq(3), [put("f4", uses), put("f5", uses)]).view.flags) == 5
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_large_fold_leaves_the_garbage_collector_as_it_was(enabled: bool) -> None:
     ops = [put(f"f{n}", flag()) for n in range(100)]
