@@ -64,7 +64,10 @@ class Environments:
         if unknown := set(document) - {"environments"}:
             raise Misconfigured(f"{where}: want [environments.NAME] tables only, got {sorted(unknown)}")
         known = {}
-        for name, table in document.get("environments", {}).items():
+        tables = document.get("environments", {})
+        if not isinstance(tables, dict):
+            raise Misconfigured(f"{where}: environments: want tables, got {tables!r}")
+        for name, table in tables.items():
             if not isinstance(table, dict) or set(table) != {"ledger", "root"}:
                 raise Misconfigured(f"{where}: environments.{name}: want exactly `ledger` and `root`")
             known[LogId(name)] = Environment(LogId(name), str(table["ledger"]), Path(str(table["root"])))
