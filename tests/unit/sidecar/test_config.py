@@ -105,7 +105,7 @@ def test_environments_file_is_read_back_as_it_was_written():
 @pytest.mark.parametrize(
     "text",
     ["not toml", "[other]\nx = 1", '[environments.a-b-c]\nledger = "x"', "environments = 3", "[environments]\na = 1"],
-    ids=range(5),,
+    ids=range(5),
 )
 def test_environments_file_that_is_none_is_refused_by_name(text):
     with pytest.raises(Misconfigured, match=r"environments\.toml"):
