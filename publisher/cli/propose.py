@@ -28,6 +28,8 @@ from publisher.inbox import new_proposal_id
 from publisher.plan import Step, changed_flag, check, delete, flag_document, plan_import, pretty_lines, put
 
 EXPIRES_DEFAULT: Final = "7d"
+# About five seconds of parsing on one core; YAML 1.2 has only a pure Python parser here.
+YAML_SLOW_BYTES: Final = 1_000_000
 # Longer diffs are for a pager: `--dry-run` prints them all to stdout.
 DIFF_LINES_SHOWN_MAX: Final = 400
 
@@ -100,6 +102,8 @@ def import_file(work: Workspace, wording: Wording, file: str, source_name: str |
     source = _source(file, source_name)
     syntax = Syntax.JSON if file == "-" else flagfile.syntax_of(file, data)
     where = "stdin" if file == "-" else file
+    if syntax is Syntax.YAML and len(data) > YAML_SLOW_BYTES:
+        work.desk.say(f"reading {len(data) / 1e6:.1f} MB of YAML takes a while; JSON would be quicker")
     parsed = flagfile.parse_flag_file(data, source, where=where, syntax=syntax)
     reading = read(work)
     plan = plan_import(parsed, reading.documents, reading.snapshot, where=where, prune=prune)

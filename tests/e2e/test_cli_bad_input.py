@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from flaghoist.values import LogId
+from publisher.journal import Journal
 from tests.scenarios.operators import FLAGS, Operator, Team, write_flags
 
 GOOD: dict[str, Any] = FLAGS["flags"]["newCheckout"]
@@ -228,6 +230,16 @@ def test_a_journal_that_cannot_be_written_publishes_nothing(team: Team, tmp_path
     (other.ada.home / "state").unlink()
     (other.ada.home / "state.away").rename(other.ada.home / "state")
     other.ada.ok("publish", proposal, "--yes")
+
+
+def test_while_another_process_publishes_it_is_named_and_nothing_is_sent(team: Team, tmp_path: Path) -> None:
+    other = Team.begun(tmp_path, log_id="production")
+    proposal = other.ada.ok("import", write_flags(tmp_path / "flags.json"), "--yes").out.strip()
+    other.grace.ok("approve", proposal, "--yes")
+    with Journal.open(other.ada.home / "state" / "journals", LogId("production")):
+        error = other.ada.refused("publish", proposal, "--yes", code=12)
+    assert str(os.getpid()) in error["message"]
+    assert other.ada.ok("audit", "verify", "--json").document["seq"] == 1
 
 
 def test_a_broker_that_is_down_ends_with_unavailable_in_bounded_time(team: Team, tmp_path: Path) -> None:
