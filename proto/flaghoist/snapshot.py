@@ -13,8 +13,9 @@ from typing import Final, Literal, TypeVar
 
 from flaghoist.answer import Answer, Reason
 from flaghoist.definition import FlagDefinition, FlagState, JsonValue, parse_evaluator, parse_flag
-from flaghoist.errors import BadDefinition, StaleBase
+from flaghoist.errors import BadDefinition, Malformed, StaleBase
 from flaghoist.records import Op
+from flaghoist.selector import EVERYTHING, FLAG_SET_KEY, Selector
 from flaghoist.targeting import CompiledRule, Fractional, compile_rule
 from flaghoist.targeting.limits import LEDGER_NODES_MAX
 from flaghoist.values import Action, FlagKey, Seq, Source, StateId, Target
@@ -25,6 +26,9 @@ SHARED: Final = Source("")
 # From here on a fold makes so many objects, none of them garbage, that the collector would walk them all again and
 # again (measured: 130 µs a flag instead of 30).
 GC_PAUSE_OPS: Final = 32
+
+# Selectors come from the few providers of one pod.
+SELECTED_VIEWS_MAX: Final = 64
 
 _NEVER: Final = Seq(0)
 
@@ -68,17 +72,55 @@ class CompiledFlag:
             }
 
 
+NO_SOURCES: Final[Mapping[Source, Mapping[str, CompiledFlag]]] = {}
+
+
 class View:
     """The flags that are served at one seq: of equal keys the one of the later source wins.
 
     Sources stand in the order of their first appearance in the ledger, source "" before all others.
     """
 
-    __slots__ = ("flags", "seq")
+    __slots__ = ("_selected", "_sources", "flags", "selector", "seq")
 
-    def __init__(self, seq: Seq, flags: Mapping[str, CompiledFlag]) -> None:
+    def __init__(
+        self,
+        seq: Seq,
+        flags: Mapping[str, CompiledFlag],
+        sources: Mapping[Source, Mapping[str, CompiledFlag]] = NO_SOURCES,
+        selector: Selector = EVERYTHING,
+    ) -> None:
         self.seq = seq
         self.flags = flags
+        self.selector = selector
+        self._sources = sources
+        self._selected: dict[Selector, View] = {}
+
+    def select(self, selector: Selector) -> "View":
+        """Return the view of a part of the flags; the same object for the same selector while it is remembered.
+
+        Of a source, also flags that a later source hides from the view of everything are seen.
+        """
+        if selector == self.selector:
+            return self
+        found = self._selected.get(selector)
+        if found is None:
+            if len(self._selected) >= SELECTED_VIEWS_MAX:
+                self._selected.clear()  # callers choose selectors: what they can make us remember is bounded
+            found = View(self.seq, self._chosen(selector), self._sources, selector)
+            self._selected[selector] = found
+        return found
+
+    def _chosen(self, selector: Selector) -> Mapping[str, CompiledFlag]:
+        if selector.source is not None:
+            return self._sources.get(Source(selector.source), {}) if _is_source(selector.source) else {}
+        chosen: dict[str, CompiledFlag] = {}
+        for flags in self._sources.values():
+            for key, flag in flags.items():
+                flag_set = flag.definition.metadata.get(FLAG_SET_KEY, "")
+                if selector.flag_set is None or flag_set == selector.flag_set:
+                    chosen[key] = flag
+        return chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +165,7 @@ class Snapshot:
     def view(self) -> View:
         """What is served; made on first use and kept."""
         if self._view is None:
-            self._view = View(self.seq, self._merged())
+            self._view = View(self.seq, self._merged(), self._flags)
         return self._view
 
     def version_of(self, state_id: StateId) -> Seq:
@@ -167,7 +209,7 @@ class Snapshot:
         """Return the same state at a later seq, for an entry that changes nothing."""
         same = Snapshot(seq, self.fractional, self._flags, self._evaluators, self._versions, self._nodes)
         if self._view is not None:
-            same._view = View(seq, self._view.flags)
+            same._view = View(seq, self._view.flags, self._flags)
         return same
 
     def _merged(self) -> Mapping[str, CompiledFlag]:
@@ -333,6 +375,14 @@ def changed_keys(old: View | None, new: View) -> Mapping[str, Literal["write", "
         for key in known.keys() - new.flags.keys():
             changes[str(key)] = "delete"
     return changes
+
+
+def _is_source(text: str) -> bool:
+    try:
+        Source(text)
+    except Malformed:
+        return False
+    return True
 
 
 def _nodes(flag: CompiledFlag | None) -> int:

@@ -109,6 +109,7 @@ class KafkaLog:
         self._topic_id: bytes | None = None
         self._producer: AIOKafkaProducer | None = None
         self._producer_start = asyncio.Lock()
+        self._unconfirmed: set[asyncio.Future[RecordMetadata]] = set()
         self._closed = asyncio.Event()
 
     async def open(self) -> None:
@@ -139,9 +140,8 @@ class KafkaLog:
     async def close(self) -> None:
         """Close the writing client; every follower is told Unavailable, and closes its own."""
         self._closed.set()
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await _abandon(producer)
+        if self._producer is not None:
+            await self._discard(self._producer)
 
     # --- write ---
 
@@ -159,7 +159,8 @@ class KafkaLog:
         except (KafkaError, OSError, TimeoutError) as error:
             await self._discard(producer)
             raise Unavailable(f"topic {self._topic}: nothing was sent: {_named(error)}") from error
-        sent.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at, if nobody waits any more
+        self._unconfirmed.add(sent)
+        sent.add_done_callback(self._confirmed)
         await asyncio.wait({sent}, timeout=self._answer_s)
         return await self._stored(producer, sent, len(value))
 
@@ -185,6 +186,11 @@ class KafkaLog:
         if isinstance(error, _NOT_STORED):
             raise Misconfigured(f"topic {self._topic}: the brokers refuse to write: {_named(error)}") from error
         raise OutcomeUnknown(f"topic {self._topic}: sent, and not confirmed: {_named(error)}") from error
+
+    def _confirmed(self, sent: "asyncio.Future[RecordMetadata]") -> None:
+        self._unconfirmed.discard(sent)
+        if not sent.cancelled():
+            sent.exception()  # looked at, also when nobody waits for it any more
 
     async def _writing(self) -> AIOKafkaProducer:
         async with self._producer_start:
@@ -221,6 +227,9 @@ class KafkaLog:
     async def _discard(self, producer: AIOKafkaProducer) -> None:
         if self._producer is producer:
             self._producer = None
+            for sent in list(self._unconfirmed):
+                if not sent.done():
+                    sent.set_exception(ProducerClosed())
         await _abandon(producer)
 
     # --- read ---
@@ -422,16 +431,17 @@ async def open_stream(
 
 async def _abandon(producer: AIOKafkaProducer) -> None:
     """Close a producer without delivering what it still holds: its own stop() would go on trying for ever."""
+    producer._closed = True
     sender = producer._sender.sender_task
-    producer._message_accumulator.fail_all(ProducerClosed())
     if sender is not None:
+        sender.remove_done_callback(producer._sender._fail_all)  # fails itself where there is no transaction
         sender.cancel()
     await close_quietly(producer.client.close)
-    if sender is not None and not sender.done():
+    if sender is not None:
         # It waits for the requests under way, which the closed connections have just ended.
         await asyncio.wait({sender}, timeout=CLOSE_S)
         sender.cancel()
-    await close_quietly(producer.stop)
+        await asyncio.gather(sender, return_exceptions=True)
 
 
 def _named(error: BaseException) -> str:
