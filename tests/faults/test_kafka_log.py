@@ -10,7 +10,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from flaghoist.errors import LogTruncated, Misconfigured, OutcomeUnknown, Unavailable
+from flaghoist.errors import LogMissing, LogTruncated, Misconfigured, OutcomeUnknown, Unavailable
 from flaghoist.log.base import RECORD_BYTES_MAX, Stream, read_to_end
 from flaghoist.log.location import create_log, inspect_log, open_log
 from flaghoist.log.reconnect import follow_reliably
@@ -35,12 +35,14 @@ def url(kafka_url) -> str:
 
 
 @pytest.fixture(autouse=True)
-def broker(kafka_broker: Broker) -> Iterator[Broker]:
-    """The session's broker, running again after a test that took it away."""
+def broker(kafka_broker: Broker, caplog: pytest.LogCaptureFixture) -> Iterator[Broker]:
+    """The session's broker, running again after a test that took it away; no task may have died unheard meanwhile."""
     yield kafka_broker
+    unheard = [record.getMessage() for record in caplog.get_records("call") if record.name == "asyncio"]
     if kafka_broker._process.poll() is not None:
         kafka_broker.start()
     kafka_broker.resume()
+    assert unheard == []
 
 
 @asynccontextmanager
@@ -166,6 +168,23 @@ def test_append_that_nobody_confirms_has_an_unknown_outcome_and_is_not_repeated_
     run(scenario())
 
 
+def test_append_given_up_is_not_delivered_when_the_broker_returns(url, broker):
+    async def scenario():
+        async with open_log(url, answer_s=2.0)(Stream.LEDGER) as log:
+            await log.append(b"before")
+            await asyncio.to_thread(broker.pause)
+            with pytest.raises(OutcomeUnknown):
+                await log.append(b"given up")
+            await asyncio.to_thread(broker.kill)  # what it had received and not read is gone
+            await asyncio.to_thread(broker.start)
+            await log.append(b"next")  # behind "given up", if that were still on its way
+        async with open_log(url)(Stream.LEDGER) as log:
+            await log.append(b"after")
+            assert [record.value async for record in read_to_end(log)] == [b"before", b"next", b"after"]
+
+    run(scenario())
+
+
 def test_opening_gives_up_in_time_on_a_broker_that_does_not_answer(url, broker):
     async def scenario():
         await asyncio.to_thread(broker.pause)
@@ -202,30 +221,60 @@ def test_open_transaction_of_another_producer_does_not_freeze_readers(url, broke
     run(scenario())
 
 
-@pytest.mark.parametrize("grown", [False, True], ids=["shorter", "grown-past-the-reader"])
-def test_topic_made_anew_under_a_follower_is_noticed(url, broker, grown):
+async def make_anew(broker: Broker, url: str, records: int) -> None:
+    """Delete the ledger's topic, and make it again with so many records."""
+    async with administrator(broker) as admin:
+        await admin.delete_topics([topic_of(url)])
+        while topic_of(url) in await admin.list_topics():
+            await asyncio.sleep(0.05)
+    await create_log(url)
+    async with open_log(url)(Stream.LEDGER) as anew:
+        for _ in range(records):
+            await anew.append(b"new")
+
+
+def test_topic_made_anew_under_a_follower_is_noticed(url, broker):
     async def scenario():
         opener = open_log(url, probe_s=0.3, answer_s=5.0)
-        async with opener(Stream.LEDGER) as log:
+        async with opener(Stream.LEDGER) as log, aclosing(log.follow(0)) as batches:
             for _ in range(3):
                 await log.append(b"old")
-            async with aclosing(log.follow(0)) as batches:
-                while (await anext(batches)).next_position < 3:
+            while (await anext(batches)).next_position < 3:
+                pass
+            await make_anew(broker, url, 0)
+            with pytest.raises(LogTruncated):
+                async for _ in batches:
                     pass
-                async with administrator(broker) as admin:
-                    await admin.delete_topics([topic_of(url)])
-                    while topic_of(url) in await admin.list_topics():
-                        await asyncio.sleep(0.05)
-                await create_log(url)
-                if grown:
-                    async with opener(Stream.LEDGER) as anew:
-                        for _ in range(5):
-                            await anew.append(b"new")
-                with pytest.raises(LogTruncated):
-                    async for _ in batches:
-                        pass
 
     run(scenario())
+
+
+def test_topic_made_anew_and_grown_past_the_reader_is_not_taken_for_the_old_one(url, broker):
+    async def scenario():
+        async with open_log(url)(Stream.LEDGER) as log:
+            for _ in range(3):
+                await log.append(b"old")
+            await make_anew(broker, url, 5)
+            with pytest.raises(LogTruncated, match="made anew"):
+                await log.end()
+            async with aclosing(log.follow(3)) as batches:
+                with pytest.raises(LogTruncated, match="made anew"):
+                    await anext(batches)
+
+    run(scenario())
+
+
+def test_missing_topic_is_not_created_by_brokers_that_create_what_is_asked_for():
+    async def scenario(broker: Broker):
+        for _ in range(2):
+            with pytest.raises(LogMissing):
+                async with open_log(broker.url("nowhere"))(Stream.LEDGER):
+                    pass
+        async with administrator(broker) as admin:
+            assert await admin.list_topics() == []
+
+    with Broker(auto_create_topics_enable="true") as generous:
+        run(scenario(generous))
 
 
 def test_deleted_topic_is_noticed_and_not_created_again(url, broker):

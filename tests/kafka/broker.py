@@ -136,10 +136,14 @@ def free_ports(count: int) -> list[int]:
 
 
 class Broker:
-    """One Kafka node. As a context manager it is stopped, and its data removed, on leaving."""
+    """One Kafka node. As a context manager it is stopped, and its data removed, on leaving.
 
-    def __init__(self) -> None:
+    `settings` are settings of server.properties, with _ for each dot: they replace those in PROPERTIES.
+    """
+
+    def __init__(self, **settings: str) -> None:
         self.libs = jars()
+        self._settings = "".join(f"{name.replace('_', '.')}={value}\n" for name, value in settings.items())
         self.run = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
         self.home = CACHE / "runs" / self.run
         self.log = self.home / "broker.log"
@@ -237,6 +241,7 @@ class Broker:
         properties = self.home / "server.properties"
         properties.write_text(
             PROPERTIES.format(port=self.port, controller=self._controller_port, data=self.home / "data")
+            + self._settings  # the last line of a name counts
         )
         with (self.home / "format.log").open("wb") as log:
             subprocess.run(
@@ -256,8 +261,9 @@ class Broker:
     def _end(self, first: signal.Signals) -> None:
         process, watchdog = self._process, self._watchdog
         if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGCONT)  # a paused node hears nothing else
             process.send_signal(first)
+            if first is not signal.SIGKILL:
+                process.send_signal(signal.SIGCONT)  # a paused node would not hear it
             try:
                 process.wait(STOP_S)
             except subprocess.TimeoutExpired:
@@ -334,11 +340,11 @@ def main() -> int:
         return 1
     print(f"starting Apache Kafka {pinned_version()} ...", file=sys.stderr)
     with broker:
-        print(broker.url("flags"), flush=True)
-        print(f"pid {broker.pid}, log {broker.log}; Ctrl-C stops it and removes its data", file=sys.stderr)
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
+        print(broker.url("flags"), flush=True)
+        print(f"pid {broker.pid}, log {broker.log}; Ctrl-C stops it and removes its data", file=sys.stderr)
         while not stop.wait(1.0):
             if broker._process is None or broker._process.poll() is not None:
                 print(f"the broker ended by itself; its log: {broker.keep_logs()}", file=sys.stderr)
