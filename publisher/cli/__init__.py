@@ -57,6 +57,12 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"no command {args[0]!r}{hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # before click sees it, which would exit with 1: a bug's code here
+            return _reader_left()
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
@@ -110,11 +116,15 @@ def main(args: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         desk.fail("interrupted", "interrupted; nothing was sent", None)
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output (head, a pager) has left: no error of ours; keep the exit from flushing into it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.OK
+        return _reader_left()
     except Exception as error:  # noqa: BLE001 — the last resort: a bug must not look like an answer
         return _report_bug(desk, error)
+
+
+def _reader_left() -> Exit:
+    """The reader of our output (head, a pager) has left: no error of ours; and the exit must not flush into it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return Exit.OK
 
 
 def _report_bug(desk: Desk, error: Exception) -> Exit:

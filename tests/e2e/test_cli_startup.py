@@ -57,3 +57,15 @@ def test_completion_prints_a_script_of_the_shell(shell: str, tmp_path: Path) -> 
 def test_a_mistyped_command_is_told_what_is_alike(tmp_path: Path) -> None:
     error = Operator(tmp_path).refused("pnding", code=2)
     assert "pending" in error["message"]
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    process = Operator(tmp_path).spawn("completion", "bash", driver="import sys; sys.stdin.read()", stdin=b"")
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdin is not None
+        process.stdout.close()
+        process.stdin.close()  # it goes on from here
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
