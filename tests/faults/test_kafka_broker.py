@@ -1,6 +1,7 @@
 """The test broker itself: it must never outlive the tests that started it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,12 +38,14 @@ def test_broker_ends_with_the_process_that_started_it(kafka_broker, ending):
         stderr=subprocess.PIPE,
         text=True,
     )
+    home = None
     try:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline().startswith("kafka://127.0.0.1:")
         said = [process.stderr.readline() for _ in range(2)]
         pid = int(said[1].split()[1].rstrip(","))
+        home = Path(said[1].split()[3].rstrip(";")).parent
         assert runs(pid)
         process.send_signal(ending)
         assert gone_within(pid, 20), f"pid {pid} outlives it"
@@ -50,3 +53,5 @@ def test_broker_ends_with_the_process_that_started_it(kafka_broker, ending):
     finally:
         process.kill()
         process.communicate()
+        if home is not None:
+            shutil.rmtree(home, ignore_errors=True)  # which a killed process left
