@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from flaghoist.errors import Misconfigured
 from sidecar.board import Board
 from sidecar.front import FrontKind, Listener, TcpListener, UnixListener, kind_of, serve
-from tests.fronts.rig import DEADLINE_S, KINDS, LOOPBACK, Clock, refusal, rig, switch, view_of
+from tests.fronts.rig import DEADLINE_S, KINDS, LOOPBACK, Clock, eventually, refusal, rig, switch, view_of
 
 FLAGS = {"switch": switch()}
 NAMES = ["", "flagd.evaluation.v1.Service", "flagd.evaluation.v2.Service"]
@@ -142,6 +142,31 @@ def test_drain_ends_a_call_that_outlasts_it(kind: FrontKind) -> None:
         code, _ = await refusal(call)
         assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         await channel.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_drain_that_is_cancelled_ends_at_once(kind: FrontKind) -> None:
+    async def scenario() -> None:
+        slow = Slow()
+        board = Board(Clock())
+        opened = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            async with serve([slow], [LOOPBACK], board=board, kind=kind, drain_s=10 * DEADLINE_S) as front:
+                opened.set_result(front.addresses[0])
+                await slow.begun.wait()
+
+        serving = asyncio.create_task(run())
+        async with grpc.aio.insecure_channel(await opened) as channel:
+            call = channel.unary_unary("/tests.Slow/Call")(b"")
+            await eventually(lambda: board.closed)
+            serving.cancel()
+            async with asyncio.timeout(DEADLINE_S):
+                await asyncio.gather(serving, return_exceptions=True)
+            code, _ = await refusal(call)
+            assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
     asyncio.run(scenario())
 
