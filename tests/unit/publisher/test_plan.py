@@ -53,7 +53,10 @@ def test_every_rule_that_cannot_be_compiled_is_named() -> None:
     flags = {"good": flag(), "one": flag({"frobnicate": [1]}), "two": flag({"$ref": "nowhere"})}
     with pytest.raises(BadFile) as caught:
         plan_import(file(flags), Documents(), EMPTY, where="f", prune=False)
-    assert [problem.split(":")[0] for problem in caught.value.problems] == ["flags.one.targeting", "flags.two.targeting"]
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        "flags.one.targeting",
+        "flags.two.targeting",
+    ]
     assert "frobnicate" in caught.value.problems[0]
 
 
