@@ -7,9 +7,7 @@ from pathlib import Path
 
 import click
 
-from flaghoist.authorization import allowing_rule, authorize
 from flaghoist.log.base import Batch, Log, Stream
-from flaghoist.records import Release
 from flaghoist.values import Decision, Role, Target
 from publisher.cli.decide import find_case, show_case
 from publisher.cli.desk import Exit, Interrupted
@@ -19,7 +17,7 @@ from publisher.cli.workspace import Workspace, operation
 from publisher.inbox import Case
 from publisher.journal import Journal
 from publisher.keys import HeldKey
-from publisher.sequencer import Published, Sequencer
+from publisher.sequencer import Published, Sequencer, release_of
 
 
 class Outgoing:
@@ -79,11 +77,9 @@ def publish(work: Workspace, proposal: str, approvals: tuple[Path, ...]) -> Exit
 
 def _check_allowed(reading: Reading, case: Case, now_ms: int) -> str:
     """Refuse what every reader would reject, before anything is asked or signed; return the rule that allows it."""
-    # Rejections too: authorize names them. The sequencer does the same again at the moment of publishing.
-    statements = tuple(envelope for _, envelope in case.approvals)
-    authorize(reading.root, Release(case.envelope, statements, ""), at_ms=now_ms)
+    release = release_of(reading.root, case, now_ms=now_ms)
     reading.snapshot.fold(reading.snapshot.seq.next(), case.proposal.ops)
-    return allowing_rule(reading.root)
+    return release.policy
 
 
 def _published(work: Workspace, reading: Reading, case: Case, held: HeldKey) -> Published:
