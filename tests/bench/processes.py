@@ -2,14 +2,16 @@
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
@@ -34,6 +36,7 @@ class Child:
 
     process: "subprocess.Popen[str]"
     errors: Path
+    _lines: "queue.SimpleQueue[str]" = field(default_factory=queue.SimpleQueue)
 
     @property
     def pid(self) -> int:
@@ -57,22 +60,27 @@ class Child:
         """Resident memory now, or the most there ever was, in MiB."""
         return _status_field(Path(f"/proc/{self.pid}/status"), "VmHWM" if peak else "VmRSS") / 1024
 
-    def say(self, line: str) -> None:
-        """Write a line to its stdin."""
-        pipe = self.process.stdin
+    def listen(self) -> None:
+        """Read its stdout from now on, in a thread of its own: a pipe has no deadline, a queue has."""
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        pipe: IO[str] | None = self.process.stdout
         assert pipe is not None
-        pipe.write(line + "\n")
-        pipe.flush()
+        for line in pipe:
+            self._lines.put(line)
+        self._lines.put("")
 
     def heard(self) -> Any:
         """Return the next line of JSON on its stdout.
 
         Raises:
-            ChildFailed: it ended.
+            ChildFailed: it ended, or said nothing for READY_S seconds.
         """
-        pipe: IO[str] | None = self.process.stdout
-        assert pipe is not None
-        line = pipe.readline()
+        try:
+            line = self._lines.get(timeout=READY_S)
+        except queue.Empty:
+            raise ChildFailed(self._last_words(f"said nothing for {READY_S:g} s")) from None
         if not line:
             raise ChildFailed(self._last_words("ended"))
         return json.loads(line)
@@ -92,15 +100,6 @@ class Child:
             time.sleep(LOOK_S)
         return found
 
-    def event(self, name: str) -> Mapping[str, Any] | None:
-        """Return the first event of this name among its JSON lines on stderr."""
-        for line in self.errors.read_text(encoding="utf-8").splitlines():
-            if f'"{name}"' in line:
-                event = json.loads(line)
-                if isinstance(event, dict) and event.get("event") == name:
-                    return event
-        return None
-
     def _last_words(self, fact: str) -> str:
         words = self.errors.read_text(encoding="utf-8")[-1500:]
         return f"{Path(str(self.process.args[0])).name} {fact}; stderr: {words}"  # type: ignore[index]
@@ -119,17 +118,25 @@ def running(command: Sequence[str], *, speaks: bool = False) -> Iterator[Child]:
     """Run a command in a directory without a configuration of ours; end it on leaving.
 
     Args:
-        speaks: it has a stdin and a stdout that are read.
+        speaks: it writes lines of JSON to its stdout.
     """
     with tempfile.TemporaryDirectory(prefix="flaghoist-bench-") as home:
         errors = Path(home) / "stderr"
-        pipe = subprocess.PIPE if speaks else subprocess.DEVNULL
         with errors.open("wb") as stderr:
             process = subprocess.Popen(
-                list(command), stdin=pipe, stdout=pipe, stderr=stderr, text=True, env=_environment(home), cwd=ROOT
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if speaks else subprocess.DEVNULL,
+                stderr=stderr,
+                text=True,
+                env=_environment(home),
+                cwd=ROOT,
             )
+        child = Child(process, errors)
+        if speaks:
+            child.listen()
         try:
-            yield Child(process, errors)
+            yield child
         finally:
             _stop(process)
 
@@ -159,6 +166,3 @@ def _stop(process: "subprocess.Popen[str]") -> None:
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()

@@ -29,5 +29,5 @@ class Scale:
     idle_s: float
 
 
-FULL: Final = Scale(rounds=5, load_s=2.0, loop_s=0.1, changes=100, flags=10_000, entries=2_000, starts=5, idle_s=20.0)
+FULL: Final = Scale(rounds=5, load_s=1.2, loop_s=0.1, changes=200, flags=10_000, entries=2_000, starts=4, idle_s=20.0)
 QUICK: Final = Scale(rounds=1, load_s=0.2, loop_s=0.01, changes=3, flags=300, entries=60, starts=1, idle_s=1.0)
