@@ -34,6 +34,11 @@ class SidecarProcess:
     def port(self) -> int:
         return int(self.address.rpartition(":")[2])
 
+    @property
+    def text(self) -> str:
+        """What it said on stderr that is no event: how it refused to start."""
+        return "".join(str(e["text"]) for e in self.events if e["event"] == "text")
+
     def until(self, event: str, **facts: object) -> Mapping[str, Any]:
         """Wait for an event with these facts and return it."""
         with self._heard:
@@ -46,14 +51,15 @@ class SidecarProcess:
         """Ask it to drain and return its exit code; kill it if it does not."""
         if self.process.poll() is None:
             self.process.terminate()
-        return self._wait()
+        return self.ended()
 
     def kill(self) -> int:
         """Kill -9, by its own id."""
         self.process.kill()
-        return self._wait()
+        return self.ended()
 
-    def _wait(self) -> int:
+    def ended(self) -> int:
+        """Wait until it ends by itself and return its exit code; kill it if it does not."""
         try:
             self.process.wait(ENDS_WITHIN_S)
         except subprocess.TimeoutExpired:

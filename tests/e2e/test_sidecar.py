@@ -1,0 +1,237 @@
+"""The sidecar as a process: what it does when the ledger, the disk or the operator does what they do on bad days."""
+
+import asyncio
+import random
+import signal
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from flagd.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from flaghoist.codec import encode_envelope
+from flaghoist.ledger import Ledger
+from flaghoist.log.base import Stream
+from flaghoist.log.location import create_log, open_log
+from flaghoist.root import Root
+from tests.forge import ADA, DAY_MS, Forge, Key, boolean_flag, root_record, sealed_root
+from tests.sidecar_process import running_sidecar
+
+ANSWERS_WITHIN_S = 30.0
+
+
+class World:
+    """A ledger that tests append to as its honest publisher, or as anybody with write access."""
+
+    def __init__(self, directory: Path, url: str | None = None) -> None:
+        self.directory = directory
+        self.url = url or f"sqlite:///{directory}/ledger.db"
+        self.forge = Forge(now_ms=int(time.time() * 1000))
+        self.forge.root = Root.verified(sealed_root(root_record(expires_at=self.forge.now_ms + 365 * DAY_MS)))
+        self.forge.ledger = Ledger(self.forge.root)
+        self.root = directory / "test.root"
+        self.root.write_bytes(encode_envelope(self.forge.root.envelope))
+        asyncio.run(create_log(self.url))
+        self.append(self.forge.genesis(), self.forge.put("new-checkout"))
+
+    def append(self, *records: bytes) -> None:
+        async def write() -> None:
+            async with open_log(self.url)(Stream.LEDGER) as log:
+                for record in records:
+                    await log.append(record)
+
+        asyncio.run(write())
+
+    def flip(self, variant: str) -> None:
+        self.append(self.forge.put("new-checkout", boolean_flag(variant)))
+
+    def sidecar(self, *options: str):
+        return running_sidecar(self.url, self.root, self.directory / "state", *options)
+
+
+@contextmanager
+def client(sidecar):
+    with grpc.insecure_channel(sidecar.address) as channel:
+        asking = Client(channel)
+        asking.until_ready()
+        yield asking
+
+
+class Client:
+    def __init__(self, channel) -> None:
+        self.channel = channel
+        self.stub = evaluation_pb2_grpc.ServiceStub(channel)
+        self.health_stub = health_pb2_grpc.HealthStub(channel)
+
+    def until_ready(self):
+        watch = self.health_stub.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=ANSWERS_WITHIN_S)
+        assert any(answer.status == health_pb2.HealthCheckResponse.SERVING for answer in watch)
+        watch.cancel()
+
+    def ask(self, key="new-checkout"):
+        request = evaluation_pb2.ResolveBooleanRequest(flag_key=key)
+        return self.stub.ResolveBoolean(request, wait_for_ready=True, timeout=ANSWERS_WITHIN_S)
+
+    def until(self, condition):
+        """Ask again whenever the sidecar says that something changed, until an answer fits."""
+        if condition(answer := self.ask()):
+            return answer
+        for _ in self.stub.EventStream(evaluation_pb2.EventStreamRequest(), timeout=ANSWERS_WITHIN_S):
+            if condition(answer := self.ask()):
+                return answer
+        raise AssertionError("the stream ended")
+
+    def health(self):
+        return self.health_stub.Check(health_pb2.HealthCheckRequest(), timeout=ANSWERS_WITHIN_S).status
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+@pytest.mark.parametrize("server", ["native", "grpcio"])
+def test_change_reaches_a_client_on_either_front(world, server):
+    with world.sidecar("--server", server) as sidecar, client(sidecar) as asking:
+        assert asking.ask().value is False
+        assert asking.health() == health_pb2.HealthCheckResponse.SERVING
+        world.flip("on")
+        answer = asking.until(lambda answer: answer.value)
+        assert answer.metadata["flaghoist.seq"] == 3
+        assert sidecar.stop() == 0
+
+
+def test_sidecar_that_lost_its_ledger_starts_from_its_disk_and_says_how_old_it_is(world):
+    with world.sidecar() as sidecar, client(sidecar) as asking:
+        asking.ask()
+        sidecar.until("ledger.reached", seq=2)
+        assert sidecar.stop() == 0
+    Path(world.url.removeprefix("sqlite:///")).rename(world.directory / "away.db")
+    with world.sidecar() as sidecar, client(sidecar) as asking:
+        assert sidecar.until("snapshot.loaded", origin="disk")["seq"] == 2
+        answer = asking.ask()
+        assert (answer.value, answer.reason) == (False, "STALE")
+        assert answer.metadata["flaghoist.stale_s"] >= 0
+        assert asking.health() == health_pb2.HealthCheckResponse.SERVING
+        (world.directory / "away.db").rename(world.url.removeprefix("sqlite:///"))
+        world.flip("on")
+        assert asking.until(lambda answer: answer.value).reason == "STATIC"
+
+
+def test_sidecar_that_was_killed_starts_from_what_it_had_kept(world):
+    with world.sidecar() as sidecar, client(sidecar) as asking:
+        world.flip("on")
+        asking.until(lambda answer: answer.value)
+        sidecar.kill()
+    with world.sidecar() as sidecar, client(sidecar) as asking:
+        assert asking.ask().value is True
+
+
+def test_first_signal_drains_and_health_says_so_first(world):
+    with world.sidecar() as sidecar, client(sidecar) as asking:
+        events = asking.stub.EventStream(evaluation_pb2.EventStreamRequest(), timeout=ANSWERS_WITHIN_S)
+        assert next(events).type == "provider_ready"
+        sidecar.process.send_signal(signal.SIGINT)
+        assert [event.type for event in events][-1] == "provider_shutdown"
+        assert sidecar.ended() == 0
+        assert sidecar.until("sidecar.draining")
+
+
+def test_second_signal_ends_it_at_once(world):
+    with world.sidecar("--drain-s", "300") as sidecar, client(sidecar) as asking:
+        asking.ask()
+        # A stream that nobody reads to its end keeps the drain waiting.
+        stream = asking.stub.EventStream(evaluation_pb2.EventStreamRequest(), timeout=ANSWERS_WITHIN_S)
+        next(stream)
+        watch = asking.health_stub.Watch(health_pb2.HealthCheckRequest(), timeout=ANSWERS_WITHIN_S)
+        next(watch)
+        sidecar.process.send_signal(signal.SIGTERM)
+        sidecar.until("sidecar.draining")
+        sidecar.process.send_signal(signal.SIGTERM)
+        assert sidecar.ended() in (0, 128 + signal.SIGTERM)
+
+
+def test_wrong_root_is_a_clear_error_and_an_exit_code(world, tmp_path):
+    stranger = Root.verified(sealed_root(root_record("production"), Key(ADA)))
+    (tmp_path / "other.root").write_bytes(encode_envelope(stranger.envelope))
+    (tmp_path / "junk.root").write_bytes(b"junk")
+    for root, said in (("junk.root", "root"), ("missing.root", "cannot be read")):
+        with running_sidecar(world.url, tmp_path / root, tmp_path / "s") as sidecar:
+            assert sidecar.ended() == 2
+            assert said in sidecar.text
+    with running_sidecar(world.url, tmp_path / "other.root", tmp_path / "s2") as sidecar:
+        # The publisher is the same here, so the first entry's signature holds: it states another root.
+        assert sidecar.until("record.dropped")["code"] in ("wrong_root", "wrong_log")
+
+
+def test_missing_ledger_is_a_clear_error_and_an_exit_code(world, tmp_path):
+    with running_sidecar(f"sqlite:///{tmp_path}/nothing.db", world.root, tmp_path / "s") as sidecar:
+        assert sidecar.ended() == 2
+        assert "error[log_missing]" in " ".join(e["text"] for e in sidecar.events if e["event"] == "text")
+
+
+def test_state_directory_that_cannot_be_written_is_said_and_borne(world, tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        running_sidecar(world.url, world.root, tmp_path / "file" / "state") as sidecar,
+        client(sidecar) as asking,
+    ):
+        assert asking.ask().value is False
+        assert sidecar.until("kept_state.unavailable")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ten_thousand_forged_records_change_no_answer_and_fill_no_log(world, seed):
+    """As somebody would who can write and has no key: junk, damaged copies, replays, strangers' entries."""
+    rng = random.Random(seed)
+    honest = list(world.forge.records)
+    release = world.forge.release(world.forge.op("new-checkout", boolean_flag("on")))
+    forged = world.forge.signed(world.forge.entry(release), by=Key(ADA))
+
+    def attack() -> bytes:
+        record = bytearray(rng.choice((*honest, forged)))
+        match rng.randrange(4):
+            case 0:
+                return rng.randbytes(rng.randint(1, 2000))
+            case 1:
+                record[rng.randrange(len(record))] ^= 1 << rng.randrange(8)
+            case 2:
+                del record[rng.randrange(1, len(record)) :]
+            case _:
+                pass
+        return bytes(record)
+
+    with world.sidecar() as sidecar, client(sidecar) as asking:
+        before = asking.ask()
+        resident_before = resident_kib(sidecar)
+        world.append(*(attack() for _ in range(10_000 if seed == 0 else 1_000)))
+        world.flip("on")
+        answer = asking.until(lambda answer: answer.value)
+        assert before.value is False
+        assert answer.metadata["flaghoist.seq"] == 3
+        assert resident_kib(sidecar) - resident_before < 20_000
+        assert sidecar.stop() == 0
+        assert len(sidecar.events) < 100
+
+
+def resident_kib(sidecar) -> int:
+    status = Path(f"/proc/{sidecar.process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])
+
+
+@pytest.mark.kafka
+def test_sidecar_rides_out_a_restart_of_the_broker(tmp_path, kafka_broker, kafka_url):
+    world = World(tmp_path, kafka_url())
+    with world.sidecar("--fresh-for-s", "1") as sidecar, client(sidecar) as asking:
+        asking.ask()
+        sidecar.until("ledger.reached", seq=2)
+        kafka_broker.kill()
+        sidecar.until("ledger.lost")
+        assert asking.ask().reason == "STALE"
+        assert asking.health() == health_pb2.HealthCheckResponse.SERVING
+        kafka_broker.restart()
+        world.flip("on")
+        assert asking.until(lambda answer: answer.value).reason == "STATIC"
