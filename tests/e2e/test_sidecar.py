@@ -140,20 +140,6 @@ def test_first_signal_drains_and_health_says_so_first(world):
         assert sidecar.until("sidecar.draining")
 
 
-def test_second_signal_ends_it_at_once(world):
-    with world.sidecar("--drain-s", "300") as sidecar, client(sidecar) as asking:
-        asking.ask()
-        # A stream that nobody reads to its end keeps the drain waiting.
-        stream = asking.stub.EventStream(evaluation_pb2.EventStreamRequest(), timeout=ANSWERS_WITHIN_S)
-        next(stream)
-        watch = asking.health_stub.Watch(health_pb2.HealthCheckRequest(), timeout=ANSWERS_WITHIN_S)
-        next(watch)
-        sidecar.process.send_signal(signal.SIGTERM)
-        sidecar.until("sidecar.draining")
-        sidecar.process.send_signal(signal.SIGTERM)
-        assert sidecar.ended() in (0, 128 + signal.SIGTERM)
-
-
 def test_wrong_root_is_a_clear_error_and_an_exit_code(world, tmp_path):
     stranger = Root.verified(sealed_root(root_record("production"), Key(ADA)))
     (tmp_path / "other.root").write_bytes(encode_envelope(stranger.envelope))
