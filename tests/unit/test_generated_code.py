@@ -55,3 +55,9 @@ def test_evaluation_service_has_flagds_names_numbers_and_types(version: str) -> 
     ours = facts(f"flagd.evaluation.{version}.evaluation_pb2")
     flagds = facts(f"openfeature.schemas.protobuf.flagd.evaluation.{version}.evaluation_pb2")
     assert ours == flagds
+
+
+def test_sync_service_has_flagds_names_numbers_and_types() -> None:
+    ours = facts("flagd.sync.v1.sync_pb2")
+    flagds = facts("openfeature.schemas.protobuf.flagd.sync.v1.sync_pb2")
+    assert ours == flagds
