@@ -35,23 +35,47 @@ _NEVER: Final = Seq(0)
 _T = TypeVar("_T")
 
 
+NO_EVALUATORS: Final[Mapping[str, JsonValue]] = {}
+
+
 class CompiledFlag:
     """One served flag: its definition, its compiled rule, and every answer that it can give, made ahead of time.
 
     `version` is the seq of the entry that last changed the definition. `fixed` is the answer to all calls, None when
     the flag has a rule; then `matches` holds the answers by variant, and `default` the one when no variant is named.
+    `evaluators` are the rules that the flag's own refers to, directly or through another, by name. `member` is where
+    flagd_document keeps what it made of the flag.
     """
 
-    __slots__ = ("default", "definition", "fixed", "key", "matches", "rule", "source", "version")
+    __slots__ = (
+        "default",
+        "definition",
+        "evaluators",
+        "fixed",
+        "key",
+        "matches",
+        "member",
+        "rule",
+        "source",
+        "version",
+    )
 
     def __init__(
-        self, key: FlagKey, source: Source, definition: FlagDefinition, version: Seq, rule: CompiledRule | None
+        self,
+        key: FlagKey,
+        source: Source,
+        definition: FlagDefinition,
+        version: Seq,
+        rule: CompiledRule | None,
+        evaluators: Mapping[str, JsonValue] = NO_EVALUATORS,
     ) -> None:
         self.key = key
         self.source = source
         self.definition = definition
         self.version = version
         self.rule = rule
+        self.evaluators = evaluators
+        self.member: tuple[bytes, str | None] | None = None
         self.fixed: Answer | None = None
         self.matches: Mapping[str, Answer] = {}
         name = definition.default_variant
@@ -334,12 +358,15 @@ class _Fold:
                 self._compile_flag(source, key, flag.definition, flag.version)
 
     def _compile_flag(self, source: Source, key: FlagKey, definition: FlagDefinition, version: Seq) -> None:
-        rule = None
+        rule, evaluators = None, NO_EVALUATORS
         if definition.targeting is not None:
             where = f"{_place(StateId(Target.FLAG, source, key))}.targeting"
             rule = self._rule(definition.targeting, source, where, key)
+            if rule.references:
+                scope = self._scope(source)
+                evaluators = {name: scope[name] for name in rule.references}
         flags = self._writable(self._flags, source)
-        flag = CompiledFlag(key, source, definition, version, rule)
+        flag = CompiledFlag(key, source, definition, version, rule, evaluators)
         self._nodes += _nodes(flag) - _nodes(flags.get(key))
         if self._nodes > LEDGER_NODES_MAX:
             raise BadDefinition(

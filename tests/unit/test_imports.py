@@ -58,6 +58,7 @@ def test_core_modules_import_downwards_only():
     order = [
         *("errors", "values", "records", "environment", "codec", "signing", "targeting.limits", "definition"),
         *("targeting", "root", "authorization", "answer", "selector", "snapshot", "ledger", "evaluation"),
+        "flagd_document",
     ]
 
     def rank(module: str) -> int:
