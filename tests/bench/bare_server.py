@@ -20,7 +20,8 @@ from flagd.evaluation.v2 import evaluation_pb2 as v2
 from flaghoist.snapshot import View
 from flaghoist.values import Seq
 from sidecar.board import Board
-from sidecar.front import FrontKind, TcpListener, serve
+from sidecar.front import FrontKind, serve
+from sidecar.listeners import TcpListener
 
 
 class OneAnswer:

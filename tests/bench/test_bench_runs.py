@@ -1,9 +1,11 @@
-"""Each benchmark still works: it makes its figures. Whether they are good is for people to read (docs/performance.md)."""
+"""Each benchmark still works: it makes its figures. Whether they are good, people read in docs/performance.md."""
 
 import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from tests.bench.figures import Promise, Result, Table, Verdict, at_least, at_mo
 from tests.bench.load import BIN
 from tests.bench.performance_page import MarkerMissing, rewrite
 from tests.bench.processes import ROOT
+from tests.kafka.broker import Broker
 
 # Under a minute as a rule; a loaded machine may take several times that.
 DEADLINE_S = 300.0
@@ -40,7 +43,7 @@ FACTS = {
 }
 
 
-def quick(names: list[str], *more: str) -> dict:
+def quick(names: list[str], *more: str) -> Any:
     command = [sys.executable, "-m", "tests.bench", *names, "--quick", "--json", *more]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -49,7 +52,7 @@ def quick(names: list[str], *more: str) -> dict:
     return json.loads(done.stdout)
 
 
-def check_figures(document: dict, names: list[str]) -> None:
+def check_figures(document: Any, names: list[str]) -> None:
     assert document["machine"]["cores"] >= 1
     assert list(document["benchmarks"]) == names
     for name in names:
@@ -60,47 +63,47 @@ def check_figures(document: dict, names: list[str]) -> None:
         assert found["promises"] or name == "idle_cost"
 
 
-def test_benchmarks_in_process_make_their_figures():
+def test_benchmarks_in_process_make_their_figures() -> None:
     names = ["evaluation", "replay"]
     check_figures(quick(names), names)
 
 
-def test_benchmarks_under_load_make_their_figures():
+def test_benchmarks_under_load_make_their_figures() -> None:
     if shutil.which("go") is None and not (BIN / "ghz").exists():
         pytest.skip("no ghz, and no Go to install it")
     check_figures(quick(NEEDS_GHZ), NEEDS_GHZ)
 
 
 @pytest.mark.kafka
-def test_benchmarks_with_a_broker_make_their_figures(kafka_broker):
+def test_benchmarks_with_a_broker_make_their_figures(kafka_broker: Broker) -> None:
     document = quick(NEEDS_KAFKA, "--kafka", kafka_broker.address)
     check_figures(document, NEEDS_KAFKA)
     ledgers = {row["ledger"] for row in document["benchmarks"]["idle_cost"]["tables"][0]["rows"]}
     assert ledgers == {"SQLite", "Kafka"}
 
 
-def test_quick_figures_never_reach_the_docs():
+def test_quick_figures_never_reach_the_docs() -> None:
     command = [sys.executable, "-m", "tests.bench", "--quick", "--write-docs"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
     assert done.returncode == 2
     assert "not for the docs" in done.stderr
 
 
-def test_promise_says_whether_it_was_met():
+def test_promise_says_whether_it_was_met() -> None:
     assert at_most("a", 1.0, 1.0, "µs").verdict is Verdict.MET
     assert at_most("a", 1.1, 1.0, "µs").verdict is Verdict.MISSED
     assert at_least("a", 0.6, 0.6, "×").verdict is Verdict.MET
     assert at_least("a", 0.5, 0.6, "×") == Promise("a", "≥ 0.60 ×", "0.50 ×", Verdict.MISSED)
 
 
-def test_percentile_is_a_value_that_was_measured():
+def test_percentile_is_a_value_that_was_measured() -> None:
     values = [float(n) for n in range(1, 201)]
     assert percentile(values, 99) == 198.0
     assert percentile(values, 50) == 100.0
     assert percentile([7.0], 99) == 7.0
 
 
-def test_page_keeps_prose_and_the_rows_of_benchmarks_that_did_not_run(tmp_path):
+def test_page_keeps_prose_and_the_rows_of_benchmarks_that_did_not_run(tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
     page.write_text(
         "before\n<!-- bench:promises -->\n\n"
@@ -122,7 +125,7 @@ def test_page_keeps_prose_and_the_rows_of_benchmarks_that_did_not_run(tmp_path):
     assert page.read_text(encoding="utf-8") == text
 
 
-def test_page_without_the_markers_is_left_alone(tmp_path):
+def test_page_without_the_markers_is_left_alone(tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
     page.write_text("nothing here\n", encoding="utf-8")
     with pytest.raises(MarkerMissing):
