@@ -14,8 +14,9 @@ import grpc
 from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import MethodDescriptor
 
-from flaghoist.errors import TooLarge
+from flaghoist.errors import Malformed, TooLarge
 from sidecar.faces.evaluation import EvaluationFace
+from sidecar.faces.json_body import json_object
 from sidecar.faces.statuses import NoAnswer
 from sidecar.http_app import JSON, NOT_FOUND, HttpAnswer, HttpRequest, HttpStream, method_not_allowed
 
@@ -99,9 +100,11 @@ class Connect:
 def _parsed(message_type: Any, body: bytes) -> bytes:
     message = message_factory.GetMessageClass(message_type)()
     try:
-        json_format.Parse(body.decode() or "{}", message, ignore_unknown_fields=True)
+        json_format.ParseDict(json_object(body), message, ignore_unknown_fields=True)
         encoded: bytes = message.SerializeToString()
-    except (json_format.ParseError, ValueError, RecursionError):  # the text may quote the body
+    except Malformed as malformed:
+        raise NoAnswer(grpc.StatusCode.INVALID_ARGUMENT, str(malformed)) from None
+    except (json_format.ParseError, ValueError):  # its text may quote the body
         raise NoAnswer(grpc.StatusCode.INVALID_ARGUMENT, f"want the JSON of a {message_type.full_name}") from None
     return encoded
 

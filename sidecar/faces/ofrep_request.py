@@ -1,16 +1,13 @@
 """What an OFREP request asks: its view and its context. All that a request says besides the flag's key enters here."""
 
-import json
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Never
 
 from flaghoist.definition import JsonValue
-from flaghoist.errors import Malformed, Unavailable
+from flaghoist.errors import Unavailable
 from flaghoist.evaluation import normalised
 from flaghoist.snapshot import View
 from sidecar.board import Board
+from sidecar.faces.json_body import json_object
 from sidecar.http_app import HttpRequest
 
 
@@ -57,63 +54,10 @@ def context_of(request: HttpRequest, body: bytes) -> dict[str, JsonValue]:
     Raises:
         Malformed: the body is not one JSON object; the text says where, and names no value.
     """
-    given = _document(body).get("context")
+    given = json_object(body).get("context")
     if type(given) is not dict:
         return {}
     context = normalised(given)
     if "targetingKey" in context and context["targetingKey"] is None:
         del context["targetingKey"]
     return context
-
-
-class _BadJson(ValueError):
-    """What json's hooks found; the decoder passes it through."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _BadJson("a key stands twice in one object")
-    return found
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise _BadJson("a number does not fit a double")
-    return number
-
-
-def _not_json(text: str) -> Never:
-    raise _BadJson(f"{text} is no JSON")
-
-
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_not_json)
-
-
-def _document(body: bytes) -> Mapping[str, Any]:
-    if not body:
-        return {}
-    try:
-        document = _DECODER.decode(body.decode())
-        if b"\\ud" in body or b"\\uD" in body:
-            json.dumps(document, ensure_ascii=False).encode()  # finds halves of surrogate pairs
-    except UnicodeDecodeError as error:
-        raise Malformed(f"want UTF-8, got another byte at {error.start}") from None
-    except UnicodeEncodeError:
-        raise Malformed("want Unicode text, got half of a surrogate pair") from None
-    except _BadJson as error:
-        raise Malformed(f"want JSON: {error}") from None
-    except json.JSONDecodeError as error:
-        if not body.strip():
-            return {}
-        raise Malformed(f"want JSON, got at line {error.lineno} column {error.colno}: {error.msg}") from None
-    except RecursionError:
-        raise Malformed("want JSON that is not nested so deeply") from None
-    except ValueError:  # json's int() stops at 4,300 digits
-        raise Malformed("want JSON: a number has too many digits") from None
-    if type(document) is dict:
-        return document
-    if document is None:
-        return {}
-    raise Malformed("want a JSON object, got another value")

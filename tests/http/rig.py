@@ -4,7 +4,7 @@ import asyncio
 import http.client
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,14 +16,14 @@ from sidecar.faces.evaluation_v2 import EvaluationV2
 from sidecar.faces.events import EventStreams
 from sidecar.faces.management import Management
 from sidecar.faces.ofrep import Ofrep
-from sidecar.front import TcpListener
 from sidecar.http_app import Cors, HttpApp, HttpFace
 from sidecar.http_connection import HttpLimits
 from sidecar.http_front import LIMITS, HttpFront, serve_http
+from sidecar.listeners import Face, Listener
 from sidecar.metrics import SidecarMetrics
 from tests.fronts.rig import DEADLINE_S, LOOPBACK, Clock, Definitions, view_of
 
-__all__ = ["DEADLINE_S", "LOOPBACK", "Clock", "Reply", "Rig", "head", "rig"]
+SCENARIO_S = 60.0  # for failures only
 
 BULK = "/ofrep/v1/evaluate/flags"
 
@@ -113,9 +113,8 @@ async def rig(
     limits: HttpLimits = LIMITS,
     drain_s: float = 2.0,
     kept: bool = False,
-    listener: TcpListener = LOOPBACK,
+    listener: Listener = LOOPBACK,
     more_faces: Mapping[bytes, HttpFace] | None = None,
-    with_board: Callable[[Board], None] = lambda board: None,
 ) -> AsyncIterator[Rig]:
     """Serve `flags` over HTTP, fresh; None leaves the board empty. `kept`: they came from the disk and are stale."""
     clock = Clock()
@@ -124,7 +123,6 @@ async def rig(
         board.put(view_of(flags))
         if not kept:
             board.mark_fresh(clock())
-    with_board(board)
     events = EventStreams(board)
     tally: Counter[str] = Counter()
     fronts: list[HttpFront] = []
@@ -134,8 +132,28 @@ async def rig(
     management = Management(board, SidecarMetrics(board, tally, events, lambda: fronts))
     app = HttpApp("ofrep", faces, cors=None if cors is None else Cors(cors))
     async with (
-        serve_http(HttpApp("management", management.faces), [LOOPBACK], option="--management-listen") as second,
-        serve_http(app, [listener], option="--ofrep-listen", drain_s=drain_s, limits=limits) as first,
+        serve_http(HttpApp("management", management.faces), [LOOPBACK], face=Face.MANAGEMENT) as second,
+        serve_http(app, [listener], face=Face.OFREP, drain_s=drain_s, limits=limits) as first,
     ):
         fronts += [first, second]
         yield Rig(board, clock, first, second, tally)
+
+
+def runner(flags: Definitions | None) -> Callable[..., None]:
+    """Return what runs a scenario against a rig with these flags, or with those given as the second argument."""
+
+    def run(scenario: Callable[[Rig], Awaitable[None]], *other: Definitions | None, **options: Any) -> None:
+        async def main() -> None:
+            async with asyncio.timeout(SCENARIO_S), rig(other[0] if other else flags, **options) as it:
+                await scenario(it)
+
+        asyncio.run(main())
+
+    return run
+
+
+async def read_reply(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Read one response that has a length, or no body."""
+    lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    fields = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
+    return int(lines[0].split()[1]), await reader.readexactly(int(fields.get("content-length", 0)))

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import socket
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ from flaghoist.values import Seq
 from sidecar.board import VerifierState
 from sidecar.http_app import BODY_BYTES_MAX
 from tests.fronts.rig import delete, flag, put, snapshot_of, switch
-from tests.http.rig import BULK, Rig, head, rig
+from tests.http.rig import BULK, Rig, head, read_reply, runner
 
 RULE = {"if": [{"==": [{"var": "plan"}, "pro"]}, "on", "off"]}
 FLAGS = {
@@ -30,14 +28,7 @@ FLAGS = {
     "lost": switch("on", targeting={"if": [True, "nowhere", "on"]}, metadata={"team": "shop"}),
     "divided": switch("on", targeting={"/": [1, {"var": "zero"}]}),
 }
-
-
-def run(scenario: Callable[[Rig], Awaitable[None]], *arguments: Any, **options: Any) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(60), rig(*arguments or (FLAGS,), **options) as it:
-            await scenario(it)
-
-    asyncio.run(main())
+run = runner(FLAGS)
 
 
 @pytest.mark.parametrize(
@@ -411,28 +402,3 @@ def test_bug_tells_the_caller_nothing_and_the_log_only_its_place(capfd: pytest.C
     assert "example.org" not in out + err
     assert (out + err).count("request.failed") == 3  # the 1st, 2nd and 4th
     assert "test_ofrep.py:" in out + err
-
-
-async def read_reply(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Read one response that has a length."""
-    lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-    fields = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
-    return int(lines[0].split()[1]), await reader.readexactly(int(fields.get("content-length", 0)))
-
-
-def test_two_fronts_cannot_share_a_port() -> None:
-    async def scenario(it: Rig) -> None:
-        from flaghoist.errors import Misconfigured
-        from sidecar.front import TcpListener
-
-        with pytest.raises(Misconfigured, match=f"cannot listen on 127.0.0.1:{it.port}: another process") as refused:
-            async with rig(listener=TcpListener("127.0.0.1", it.port)):
-                pass
-        assert "--ofrep-listen" in refused.value.hint
-        with pytest.raises(Misconfigured, match=r"cannot listen on 192\.0\.2\.1:0: .+"):
-            async with rig(listener=TcpListener("192.0.2.1", 0)):
-                pass
-
-    run(scenario)
-    with socket.socket() as free:  # nothing is left behind
-        free.bind(("127.0.0.1", 0))
