@@ -108,7 +108,7 @@ def export_document(view: View, metadata: Mapping[str, Scalar] | None = None) ->
         encoded = member(flag)
         if not encoded:
             continue
-        size += len(encoded)
+        size += len(encoded) + 1
         if size > DOCUMENT_BYTES_MAX:  # before anything of that size is made
             raise TooLarge("document of flags", limit=DOCUMENT_BYTES_MAX, got=size)
         flags[str(key)] = {

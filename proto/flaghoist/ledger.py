@@ -10,8 +10,8 @@ from typing import Final, TypeAlias
 
 from flaghoist.authorization import Authorized, NotUnderstood, authorize
 from flaghoist.codec import ENTRY, HASH_BYTES, decode_envelope
-from flaghoist.errors import Expired, Malformed, Refused, SignatureRefused, WrongLog, WrongRoot
-from flaghoist.records import Entry, Envelope, EpochClaim, Release, RootUpdate
+from flaghoist.errors import BadDefinition, Expired, Malformed, Refused, SignatureRefused, WrongLog, WrongRoot
+from flaghoist.records import Entry, Envelope, EpochClaim, Proposal, Release, RootUpdate
 from flaghoist.root import Root
 from flaghoist.signing import digest, verified_keys
 from flaghoist.snapshot import Snapshot
@@ -122,11 +122,16 @@ Outcome: TypeAlias = Link | Repeated | Void | Dropped | Gap | Forked | Held
 
 @dataclass
 class Ledger:
-    """What one reader knows of one ledger: folded from verified entries in seq order, under one pinned root."""
+    """What one reader knows of one ledger: folded from verified entries in seq order, under one pinned root.
+
+    `min_pin` is the largest that an applied proposal has asked for: no state before it may be served again, whoever
+    is pinned to it.
+    """
 
     root: Root
     snapshot: Snapshot = field(init=False)
     head: Head = field(default=BEFORE_GENESIS, init=False)
+    min_pin: Seq = field(default=BEFORE_GENESIS.seq, init=False)
     # Set once, by the record that ended reading: a Forked or a Held.
     stopped_by: Forked | Held | None = field(default=None, init=False)
     _hashes: list[bytes] = field(default_factory=list, init=False, repr=False)
@@ -226,6 +231,7 @@ class Ledger:
                     raise NotUnderstood(f"entry {entry.seq}: an update of the root")
                 case Release():
                     authorized = authorize(self.root, entry.body, at_ms=entry.published_at)
+                    _check_min_pin(authorized.proposal, entry.seq)
                     snapshot = self.snapshot.fold(entry.seq, authorized.proposal.ops)
                     return Applied(entry, entry_hash, authorized, snapshot)
         except NotUnderstood as refusal:
@@ -262,10 +268,24 @@ class Ledger:
         self._hashes.append(link.entry_hash)
         if not self._epoch_starts or self._epoch_starts[-1][1] != entry.epoch:
             self._epoch_starts.append((entry.seq.number, entry.epoch))
-        self.snapshot = link.snapshot if isinstance(link, Applied) else self.snapshot.at_seq(entry.seq)
+        if isinstance(link, Applied):
+            self.snapshot = link.snapshot
+            self.min_pin = max(self.min_pin, link.authorized.proposal.min_pin)
+        else:
+            self.snapshot = self.snapshot.at_seq(entry.seq)
 
     def _epoch_at(self, seq: Seq) -> int:
         return next(epoch for start, epoch in reversed(self._epoch_starts) if start <= seq.number)
+
+
+def _check_min_pin(proposal: Proposal, seq: Seq) -> None:
+    """Refuse to forbid what is not there yet: every pin would be, and the newest state itself."""
+    if proposal.min_pin > seq:
+        raise BadDefinition(
+            f"proposal {proposal.proposal_id}.min_pin",
+            f"want at most its entry's seq {seq}, got {proposal.min_pin}",
+            hint="propose it again with a min_pin that the ledger has reached",
+        )
 
 
 def next_entry(ledger: Ledger, body: Release | RootUpdate | EpochClaim, *, now_ms: int) -> Entry:
