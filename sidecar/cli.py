@@ -51,14 +51,16 @@ def read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Config:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="flaghoist-sidecar",
-        description="Follow a ledger of signed flag changes, verify every one, and answer flag evaluations over gRPC.",
-        epilog="Each option is also a variable (--drain-s: FLAGHOIST_DRAIN_S) and a key of the file (drain_s).",
+        description="Follow a ledger of signed flag changes, verify every one, and answer flag evaluations.",
+        epilog="Each option is also a variable (--drain-s: FLAGHOIST_DRAIN_S) and a key of the file (drain_s). "
+        "An address is IP:PORT (port 0: any free one), plaintext:IP:PORT (no TLS there), or unix:/path.",
     )
     parser.add_argument("--version", action="version", version=f"flaghoist-sidecar {__version__}")
     parser.add_argument("--config", metavar="FILE", help=f"TOML file (default: {CONFIG_FILE} in the config directory)")
     for option in OPTIONS:
         default = f" [{option.default}]" if option.default else ""
-        parser.add_argument(option.flag, dest=option.name, metavar="VALUE", help=option.help + default)
+        bare = {"nargs": "?", "const": "true"} if option.switch else {}
+        parser.add_argument(option.flag, dest=option.name, metavar="VALUE", help=option.help + default, **bare)  # type: ignore[arg-type]
     return parser
 
 
@@ -69,7 +71,13 @@ def _read_file(path: Path, *, required: bool) -> Mapping[str, str]:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise Misconfigured(f"config {path}: {error}", hint="want TOML: option = value, one a line") from error
-    return {name: str(value) for name, value in document.items()}
+    return {name: _text(value) for name, value in document.items()}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return ",".join(_text(part) for part in value)
+    return str(value)
 
 
 def _run(config: Config) -> int:

@@ -3,18 +3,24 @@
 Each option is declared once, in OPTIONS: parser, variable, help text and docs derive from it.
 """
 
-import ipaddress
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from flaghoist.environment import Environments
 from flaghoist.errors import FlaghoistError, Misconfigured
+from sidecar.listeners import Face, Listener, TcpListener, parse_listeners
+from sidecar.tls import TlsFiles
 
 ENV_PREFIX: Final = "FLAGHOIST_"
-# What flagd listens on, so that its clients need no configuration.
-DEFAULT_LISTEN: Final = "127.0.0.1:8013"
+# flagd's ports, so that its clients need no configuration; unlike flagd's, reached from this machine (pod) only.
+DEFAULT_LISTEN: Final = {
+    Face.RPC: "127.0.0.1:8013",
+    Face.MANAGEMENT: "127.0.0.1:8014",
+    Face.SYNC: "127.0.0.1:8015",
+    Face.OFREP: "127.0.0.1:8016",
+}
 SERVERS: Final = ("auto", "native", "grpcio")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 DISABLED_ON_V1: Final = ("not_found", "flagd")
@@ -29,8 +35,10 @@ class Config:
 
     ledger: str
     root: Path
-    listen: tuple[str, int]
-    unix_socket: Path | None
+    listen: Mapping[Face, tuple[Listener, ...]]
+    tls: TlsFiles | None
+    token_file: Path | None
+    cors_origins: tuple[str, ...]
     server: str
     state_dir: Path
     drain_s: float
@@ -58,17 +66,14 @@ def _choice(*names: str) -> Callable[[str], str]:
     return parse
 
 
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    try:
-        address, number = ipaddress.ip_address(host.strip("[]")), int(port)
-    except ValueError as error:
-        raise ValueError(f"want IP:PORT, such as {DEFAULT_LISTEN} (port 0: any free one), got {text!r}") from error
-    if not 0 <= number <= 65535:
-        raise ValueError(f"want a port of 0 .. 65535, got {number}")
-    if not address.is_loopback:
-        raise ValueError(f"want a loopback address (a pod's containers share it), got {address}")
-    return str(address), number
+def _switch(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"want true or false, got {text!r}")
+    return text.lower() == "true"
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _seconds(text: str) -> float:
@@ -80,12 +85,19 @@ def _seconds(text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: `--name`, FLAGHOIST_NAME, and `name` in the file. A default of None means: found elsewhere."""
+    """One option: `--name`, FLAGHOIST_NAME, and `name` in the file. A default of None means: found elsewhere, or none.
+
+    A switch is true or false; on the command line its name alone is true.
+    """
 
     name: str
     parse: Callable[[str], object]
     default: str | None
     help: str
+
+    @property
+    def switch(self) -> bool:
+        return self.parse is _switch
 
     @property
     def flag(self) -> str:
@@ -101,8 +113,15 @@ OPTIONS: Final = (
         "ledger", _text, None, "ledger: sqlite:///path or kafka://host:9092/topic (default: the one pinned by `init`)"
     ),
     Option("root", _path, None, "pinned root file; the only thing that is trusted (default: the one pinned by `init`)"),
-    Option("listen", _address, DEFAULT_LISTEN, "loopback address of the gRPC port"),
-    Option("unix_socket", _path, None, "also answer on this Unix socket"),
+    Option("listen", parse_listeners, DEFAULT_LISTEN[Face.RPC], "evaluation over gRPC: off, or a list of addresses"),
+    Option("management_listen", parse_listeners, DEFAULT_LISTEN[Face.MANAGEMENT], "health and metrics over HTTP"),
+    Option("ofrep_listen", parse_listeners, DEFAULT_LISTEN[Face.OFREP], "evaluation over HTTP: OFREP and Connect"),
+    Option("tls_cert", _path, None, "certificate chain (PEM); with it every TCP address speaks TLS, 1.2 at least"),
+    Option("tls_key", _path, None, "the certificate's private key (PEM), which nobody else may read"),
+    Option("tls_client_ca", _path, None, "clients must show a certificate signed by one of these (PEM)"),
+    Option("allow_plaintext_network", _switch, "false", "let addresses that others can reach do without TLS"),
+    Option("token_file", _path, None, "calls must carry a bearer token of this file, one a line; not for health"),
+    Option("cors_origins", _list, "", "web pages that may ask over HTTP: a list of origins, or *"),
     Option("server", _choice(*SERVERS), "auto", "gRPC front: native (faster), grpcio, or auto"),
     Option("state_dir", _path, None, "where the last good state is kept (default: the XDG state directory)"),
     Option("drain_s", _seconds, "5", "seconds that open calls may take after SIGTERM"),
@@ -129,6 +148,7 @@ def read(sources: Sequence[tuple[str, Mapping[str, str]]], environments: Environ
         problems += [f"{name} (from {origin}): no such option" for name in sorted(set(values) - known)]
     picked: dict[str, Any] = {option.name: _pick(option, sources, problems) for option in OPTIONS}
     _fill_from_pins(picked, environments, problems)
+    _settle_listeners(picked, problems)
     if problems:
         raise Misconfigured("; ".join(problems), hint="see `flaghoist-sidecar --help`")
     picked["state_dir"] = picked["state_dir"] or state_home / "sidecar"
@@ -160,3 +180,32 @@ def _fill_from_pins(picked: dict[str, Any], environments: Environments, problems
         return
     picked["ledger"] = picked["ledger"] or pinned.ledger
     picked["root"] = picked["root"] or pinned.root
+
+
+def _settle_listeners(picked: dict[str, Any], problems: list[str]) -> None:
+    cert, key, client_ca = picked.pop("tls_cert"), picked.pop("tls_key"), picked.pop("tls_client_ca")
+    if (cert is None) != (key is None) or (client_ca is not None and cert is None):
+        problems.append("tls_cert, tls_key: want both for TLS, and TLS for tls_client_ca")
+    picked["tls"] = None if cert is None or key is None else TlsFiles(cert, key, client_ca)
+    listen = {face: picked.pop(_name(face), None) or () for face in Face}
+    if cert is None:
+        listen = {face: tuple(_plaintext(listener) for listener in listen[face]) for face in Face}
+    elif not any(listener.tls for face in Face for listener in listen[face]):
+        problems.append("tls_cert: no address uses it: each one is a Unix socket, plaintext, or off")
+    picked["listen"] = listen
+    if not picked.pop("allow_plaintext_network"):
+        problems += [
+            f"{_name(face)}: others can reach {listener}, and it has no TLS: give --tls-cert and --tls-key, or, if all"
+            " on that network may see and change what is said, --allow-plaintext-network"
+            for face in Face
+            for listener in listen[face]
+            if isinstance(listener, TcpListener) and not listener.loopback and not listener.tls
+        ]
+
+
+def _name(face: Face) -> str:
+    return face.option.removeprefix("--").replace("-", "_")
+
+
+def _plaintext(listener: Listener) -> Listener:
+    return replace(listener, tls=False) if isinstance(listener, TcpListener) else listener

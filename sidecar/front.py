@@ -1,21 +1,17 @@
 """The gRPC front: one seam between the services and the server that carries them.
 
 pygrpc-native speaks HTTP/2 in Rust and answers about four times as many calls a second as grpcio (docs/performance.md);
-it knows plaintext TCP only. grpcio carries everything else, and all of it where the wheel of the other is missing.
+it knows plaintext TCP only. grpcio carries everything else, TLS and Unix sockets, and all of it where the wheel of the
+other is missing.
 """
 
 import asyncio
 import contextlib
-import errno
 import importlib.util
-import ipaddress
-import socket
-import stat
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import grpc
@@ -27,13 +23,14 @@ from grpc_reflection.v1alpha import reflection
 
 from flaghoist.errors import Misconfigured
 from sidecar.board import Board
+from sidecar.listeners import Face, Listener, TcpListener, UnixListener, address_text, cannot_listen, try_bind
+from sidecar.tls import ServerTls, TlsMaterial
 
 logger = structlog.get_logger()
 
 DRAIN_S: Final = 5.0  # the slowest of our own calls takes milliseconds; this is for clients that are slow to read
 REQUEST_BYTES_MAX: Final = 1024 * 1024  # flagd's limit of a body
 STREAMS_PER_CONNECTION_MAX: Final = 1024  # pygrpc-native's default; a provider keeps one stream and its open calls
-SOCKET_MODE: Final = 0o660  # the pod's group; services of other users share it by fsGroup
 
 OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # Two sidecars on one port would each get a part of the calls; the second must fail instead.
@@ -51,7 +48,7 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 
 
 class FrontKind(StrEnum):
-    """Which server carries a listener; a Unix socket is grpcio's, whatever is chosen.
+    """Which server carries a listener; TLS and Unix sockets are grpcio's, whatever is chosen.
 
     AUTO: native for plaintext loopback TCP where its wheel is installed, else grpcio.
     """
@@ -59,41 +56,6 @@ class FrontKind(StrEnum):
     AUTO = "auto"
     NATIVE = "native"
     GRPCIO = "grpcio"
-
-
-@dataclass(frozen=True, slots=True)
-class TcpListener:
-    """A plaintext TCP address; port 0 takes a free one."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return address_text(self.host, self.port)
-
-    @property
-    def loopback(self) -> bool:
-        """Whether only this machine (this pod) can reach it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-
-@dataclass(frozen=True, slots=True)
-class UnixListener:
-    """A Unix socket; `mode` is the file's, so its directory and group say who may connect."""
-
-    path: Path
-    mode: int = SOCKET_MODE
-
-    def __str__(self) -> str:
-        return f"unix:{self.path}"
-
-
-Listener = TcpListener | UnixListener
 
 
 class Service(Protocol):
@@ -113,6 +75,7 @@ class Bound:
 
     address: str
     kind: FrontKind
+    tls: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +90,6 @@ class Front:
         return tuple(bound.address for bound in self.bound)
 
 
-def address_text(host: str, port: int) -> str:
-    """Return host:port, an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def native_available() -> bool:
     """Return whether pygrpc-native is installed for this platform."""
     return importlib.util.find_spec("pygrpc_native") is not None
@@ -143,7 +101,7 @@ def kind_of(listener: Listener, wanted: FrontKind) -> FrontKind:
     Raises:
         Misconfigured: NATIVE is wanted and not installed.
     """
-    if wanted is FrontKind.GRPCIO or isinstance(listener, UnixListener):
+    if wanted is FrontKind.GRPCIO or listener.tls or isinstance(listener, UnixListener):
         return FrontKind.GRPCIO
     if native_available():
         return FrontKind.NATIVE if wanted is FrontKind.NATIVE or listener.loopback else FrontKind.GRPCIO
@@ -161,7 +119,10 @@ async def serve(
     listen: Sequence[Listener],
     *,
     board: Board,
+    face: Face = Face.RPC,
     kind: FrontKind = FrontKind.AUTO,
+    tls: ServerTls | None = None,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     drain_s: float = DRAIN_S,
     options: Iterable[tuple[str, int]] = OPTIONS,
 ) -> AsyncIterator[Front]:
@@ -170,6 +131,11 @@ async def serve(
     Health says SERVING, for the whole ("") and for each service, once `board` has a view. Leaving the block says
     NOT_SERVING, closes the board (event streams say provider_shutdown), refuses new calls, lets open ones finish within
     `drain_s` seconds, and cancels the rest.
+
+    Args:
+        face: what is served here, for errors.
+        tls: for the listeners with `tls` set.
+        interceptors: see every call first, those to health and reflection as well.
 
     Raises:
         Misconfigured: a listener cannot be bound: the text names it, and the hint what to do.
@@ -181,7 +147,7 @@ async def serve(
         servers = []
         for listener in listen:
             server_kind = kind_of(listener, kind)
-            server = _server(server_kind, tuple(options))
+            server = _server(server_kind, tuple(options), interceptors)
             for service in services:
                 server.add_registered_method_handlers(service.name, dict(service.handlers()))
             servicer = Health(names)
@@ -190,7 +156,7 @@ async def serve(
             _reflect([*names, health.SERVICE_NAME], server, server_kind)
             # Pushed before binding: whatever fails below, what was bound is closed again.
             stack.push_async_callback(server.stop, 0)
-            bound.append(Bound(_bind(server, listener, stack), server_kind))
+            bound.append(Bound(_bind(server, listener, face, tls, stack), server_kind, listener.tls))
             servers.append(server)
         for server in servers:
             await server.start()
@@ -200,12 +166,14 @@ async def serve(
         yield Front(tuple(bound))
 
 
-def _server(kind: FrontKind, options: tuple[tuple[str, int], ...]) -> Any:
+def _server(
+    kind: FrontKind, options: tuple[tuple[str, int], ...], interceptors: Sequence[grpc.aio.ServerInterceptor]
+) -> Any:
     if kind is FrontKind.NATIVE:
         from sidecar.native_server import NativeServer  # only where the wheel is installed
 
-        return NativeServer(options=options)
-    return grpc.aio.server(options=options)
+        return NativeServer(interceptors=interceptors, options=options)
+    return grpc.aio.server(interceptors=interceptors, options=options)
 
 
 def _reflect(names: Sequence[str], server: Any, kind: FrontKind) -> None:
@@ -238,68 +206,42 @@ class _Descriptors:
             return service.methods_by_name[method].containing_service.file
 
 
-def _bind(server: Any, listener: Listener, stack: contextlib.AsyncExitStack) -> str:
-    if isinstance(listener, UnixListener):
-        _clear_socket(listener)
-    else:
-        _try_bind(listener)
-    try:
-        port = server.add_insecure_port(str(listener))
-    except RuntimeError as error:
-        raise _cannot_listen(listener, error) from error
-    if isinstance(listener, UnixListener):
-        stack.callback(listener.path.unlink, missing_ok=True)
-        listener.path.chmod(listener.mode)
-        return str(listener)
-    return address_text(listener.host, port)
-
-
-def _try_bind(listener: TcpListener) -> None:
+def _bind(server: Any, listener: Listener, face: Face, tls: ServerTls | None, stack: contextlib.AsyncExitStack) -> str:
     # The servers say only that binding failed; the system says why.
+    try_bind(listener, face)
     try:
-        family, *_, address = socket.getaddrinfo(
-            listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise _cannot_listen(listener, error) from error
+        if listener.tls:
+            assert tls is not None  # noqa: S101 - config.py gives every such listener its files
+            port = server.add_secure_port(str(listener), _credentials(tls))
+        else:
+            port = server.add_insecure_port(str(listener))
+    except RuntimeError as error:
+        raise cannot_listen(listener, face, error) from error
+    if isinstance(listener, TcpListener):
+        return address_text(listener.host, port)
+    stack.callback(listener.path.unlink, missing_ok=True)
+    listener.path.chmod(listener.mode)
+    return str(listener)
 
 
-def _clear_socket(listener: UnixListener) -> None:
-    """Remove the socket that a killed sidecar left behind; one that still answers belongs to a live one."""
-    try:
-        if not stat.S_ISSOCK(listener.path.stat().st_mode):
-            raise Misconfigured(
-                f"cannot listen on {listener}: the file exists and is not a socket",
-                hint="choose another path, or remove that file",
-            )
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-        caller.settimeout(1.0)
-        try:
-            caller.connect(str(listener.path))
-        except ConnectionRefusedError:
-            listener.path.unlink()
-            return
-        except OSError as error:
-            raise _cannot_listen(listener, error) from error
-    raise _cannot_listen(listener, OSError(errno.EADDRINUSE, "in use"))
+def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
+    given = tls.current
 
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        # Called before each handshake, in a thread of grpcio's.
+        nonlocal given
+        if tls.current is given:
+            return None
+        given = tls.current
+        return _certificates(given)
 
-def _cannot_listen(listener: Listener, error: Exception) -> Misconfigured:
-    number = error.errno if isinstance(error, OSError) else None
-    if number == errno.EADDRINUSE:
-        return Misconfigured(
-            f"cannot listen on {listener}: another process does",
-            hint="stop the other process (another sidecar or flagd?), or choose another address with --listen",
-        )
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return Misconfigured(
-        f"cannot listen on {listener}: {reason}", hint="choose an address that this machine has, with --listen"
+    return grpc.dynamic_ssl_server_credentials(
+        _certificates(given), renewed, require_client_authentication=given.client_ca is not None
     )
+
+
+def _certificates(material: TlsMaterial) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(material.key, material.chain)], material.client_ca)
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]

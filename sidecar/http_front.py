@@ -5,27 +5,28 @@ Of uvicorn only the protocol is used. Its server would take over the signal hand
 
 import asyncio
 import contextlib
-import errno
 import logging
 import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 
 from flaghoist.errors import Misconfigured
-from sidecar.front import DRAIN_S, TcpListener, address_text
+from sidecar.front import DRAIN_S
 from sidecar.http_app import HttpApp
 from sidecar.http_connection import Connections, HttpLimits
+from sidecar.listeners import BACKLOG, Face, Listener, UnixListener, address_text, bind
+from sidecar.tls import ServerTls
 
 LIMITS: Final = HttpLimits()
-BACKLOG: Final = 1024  # connections that the kernel keeps for us while we are busy
+HANDSHAKE_S: Final = 5.0  # a client on this machine needs milliseconds; until then it counts as no connection
 
 
 @dataclass(frozen=True, slots=True)
 class HttpFront:
-    """What serve_http() gives: the listeners' addresses (`host:port`), in the order asked for."""
+    """What serve_http() gives: the listeners' addresses (`host:port` or `unix:path`), in the order asked for."""
 
     app: HttpApp
     addresses: tuple[str, ...]
@@ -40,9 +41,10 @@ class HttpFront:
 @contextlib.asynccontextmanager
 async def serve_http(
     app: HttpApp,
-    listen: Sequence[TcpListener],
+    listen: Sequence[Listener],
     *,
-    option: str,
+    face: Face,
+    tls: ServerTls | None = None,
     drain_s: float = DRAIN_S,
     limits: HttpLimits = LIMITS,
 ) -> AsyncIterator[HttpFront]:
@@ -52,7 +54,8 @@ async def serve_http(
     and ends the rest. Streams end by themselves only if what they stream does: close the board first.
 
     Args:
-        option: the option that names the listener, for the hint of an error, such as `--ofrep-listen`.
+        face: what is served here, for errors.
+        tls: for the listeners with `tls` set.
 
     Raises:
         Misconfigured: a listener cannot be bound: the text names it, and the hint what to do.
@@ -63,12 +66,56 @@ async def serve_http(
         addresses = []
         stack.push_async_callback(connections.drain, drain_s)
         for listener in listen:
-            bound = _bind(listener, option)
+            bound = bind(listener, face)
             stack.callback(bound.close)
-            server = await loop.create_server(connections, sock=bound, backlog=BACKLOG)
-            stack.callback(server.close)
-            addresses.append(address_text(listener.host, bound.getsockname()[1]))
+            if isinstance(listener, UnixListener):
+                stack.callback(listener.path.unlink, missing_ok=True)
+                addresses.append(str(listener))
+            else:
+                addresses.append(address_text(listener.host, bound.getsockname()[1]))
+            acceptor = _Acceptor(connections, bound, tls if listener.tls else None)
+            await acceptor.open()
+            stack.callback(acceptor.close)
         yield HttpFront(app, tuple(addresses), connections)
+
+
+class _Acceptor:
+    """Accepts the connections of one listening socket, with TLS as it is at that time."""
+
+    def __init__(self, connections: Connections, bound: socket.socket, tls: ServerTls | None) -> None:
+        self._connections = connections
+        self._bound = bound
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+        if tls is not None:
+            tls.tell(self.open)
+
+    async def open(self) -> None:
+        """Accept from now on; open connections stay as they are.
+
+        A server keeps the context that it was made with, and a context cannot forget a CA. So each renewal makes a new
+        server on another handle of the same socket: no connection is refused in between.
+
+        Raises:
+            Misconfigured: this process has no file handle left.
+        """
+        more: dict[str, Any] = {}
+        if self._tls is not None:
+            more = {"ssl": self._tls.current.context, "ssl_handshake_timeout": HANDSHAKE_S}
+        loop = asyncio.get_running_loop()
+        try:
+            server = await loop.create_server(self._connections, sock=self._bound.dup(), backlog=BACKLOG, **more)
+        except OSError as error:
+            raise Misconfigured(
+                f"cannot accept connections: {error.strerror}", hint="raise the limit of open files"
+            ) from error
+        self.close()
+        self._server = server
+
+    def close(self) -> None:
+        """Accept no more."""
+        if self._server is not None:
+            self._server.close()
 
 
 def _config(app: HttpApp) -> uvicorn.Config:
@@ -88,35 +135,3 @@ def _config(app: HttpApp) -> uvicorn.Config:
     )
     config.load()
     return config
-
-
-def _bind(listener: TcpListener, option: str) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        bound = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise _cannot_listen(listener, option, error) from error
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        # Now, not when the server starts: only a listening socket keeps a second sidecar off the port.
-        bound.listen(BACKLOG)
-        bound.setblocking(False)
-    except OSError as error:
-        bound.close()
-        raise _cannot_listen(listener, option, error) from error
-    return bound
-
-
-def _cannot_listen(listener: TcpListener, option: str, error: OSError) -> Misconfigured:
-    if error.errno == errno.EADDRINUSE:
-        return Misconfigured(
-            f"cannot listen on {listener}: another process does",
-            hint=f"stop the other process (another sidecar or flagd?), or choose another address with {option}",
-        )
-    return Misconfigured(
-        f"cannot listen on {listener}: {error.strerror or error}",
-        hint=f"choose an address that this machine has, with {option}",
-    )

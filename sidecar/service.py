@@ -3,8 +3,8 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import structlog
@@ -15,15 +15,26 @@ from flaghoist.log.base import Batch, Stream
 from flaghoist.log.location import open_log
 from flaghoist.log.reconnect import follow_reliably
 from flaghoist.root import Root
+from sidecar.access import GrpcAccess, guarded
 from sidecar.board import Board
 from sidecar.config import Config
+from sidecar.faces.connect import Connect
 from sidecar.faces.evaluation_v1 import DisabledOnV1, EvaluationV1
 from sidecar.faces.evaluation_v2 import EvaluationV2
 from sidecar.faces.events import EventStreams
+from sidecar.faces.management import Management
+from sidecar.faces.ofrep import Ofrep
 from sidecar.follow import Follow, Follower
-from sidecar.front import FrontKind, Listener, TcpListener, UnixListener, serve
+from sidecar.front import FrontKind, serve
+from sidecar.http_app import Cors, HttpApp, HttpFace
+from sidecar.http_front import HttpFront, serve_http
 from sidecar.keep import Kept
+from sidecar.listeners import Face
+from sidecar.metrics import SidecarMetrics
+from sidecar.renewal import keep_renewed
 from sidecar.report import BoundedReport
+from sidecar.tls import ServerTls
+from sidecar.tokens import Tokens
 
 logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -32,48 +43,92 @@ async def run(config: Config) -> None:
     """Follow, keep, answer, until the first SIGTERM or SIGINT; then drain.
 
     Raises:
-        Misconfigured: the root, the ledger, the state directory or a listener cannot be used; nothing was served.
+        Misconfigured: the root, the ledger, the state directory, a listener, TLS or the tokens cannot be used; nothing
+            was served.
     """
     root = load_root(config.root)
     follow = _reader(config.ledger)
+    tls = None if config.tls is None else ServerTls(config.tls, time.time)
+    tokens = None if config.token_file is None else Tokens(config.token_file)
+    report = BoundedReport(logger, time.monotonic)
     async with AsyncExitStack() as stack:
         kept = _open_kept(config.state_dir, root)
         if kept is not None:
             stack.callback(kept.close)
         board = Board(time.time)
-        follower = Follower(
-            Ledger(root),
-            board,
-            kept,
-            report=BoundedReport(logger, time.monotonic),
-            clock=time.time,
-            fresh_for_s=config.fresh_for_s,
-        )
+        follower = Follower(Ledger(root), board, kept, report=report, clock=time.time, fresh_for_s=config.fresh_for_s)
         follower.load_kept()
-        events = EventStreams(board)
-        services = [
-            EvaluationV1(board, events, disabled=DisabledOnV1(config.disabled_on_v1)),
-            EvaluationV2(board, events),
-        ]
-        front = await stack.enter_async_context(
-            serve(
-                services,
-                _listeners(config),
-                board=board,
-                kind=FrontKind(config.server),
-                drain_s=config.drain_s,
-            )
-        )
-        for bound in front.bound:
-            logger.info("front.opened", address=bound.address, server=bound.kind)
+        await stack.enter_async_context(_faces(config, board, follower, tls, tokens))
         with _signals() as stopping:
             async with asyncio.TaskGroup() as tasks:
-                feed = tasks.create_task(follower.run(follow), name="follow")
-                stop = tasks.create_task(stopping.wait(), name="stop")
-                stop.add_done_callback(lambda _: feed.cancel())
-                feed.add_done_callback(lambda _: stop.cancel())
+                working = [tasks.create_task(follower.run(follow), name="follow")]
+                working += [
+                    tasks.create_task(keep_renewed(renewable, report), name=renewable.name)
+                    for renewable in (tls, tokens)
+                    if renewable is not None
+                ]
+                await stopping.wait()  # cancelled here when a task fails
+                for task in working:
+                    task.cancel()
             logger.info("sidecar.draining", drain_s=config.drain_s)
     logger.info("sidecar.stopped", tally=dict(follower.tally))
+
+
+@asynccontextmanager
+async def _faces(
+    config: Config, board: Board, follower: Follower, tls: ServerTls | None, tokens: Tokens | None
+) -> AsyncIterator[None]:
+    """Serve every face while the block runs; then drain all but management together, and management last.
+
+    So readiness can be asked for during the drain, and the drain takes `drain_s`, however many faces there are.
+    """
+    events = EventStreams(board)
+    evaluation = [
+        EvaluationV1(board, events, disabled=DisabledOnV1(config.disabled_on_v1)),
+        EvaluationV2(board, events),
+    ]
+    over_grpc = {Face.RPC: evaluation}
+    fronts: list[HttpFront] = []
+    management = Management(board, SidecarMetrics(board, follower.tally, events, lambda: fronts))
+    evaluation_over_http: dict[bytes, HttpFace] = {b"ofrep": Ofrep(board)}
+    evaluation_over_http |= {service.name.encode(): Connect(service) for service in evaluation}
+    cors = Cors(config.cors_origins) if config.cors_origins else None
+
+    async def open_http(stack: AsyncExitStack, face: Face, faces: Mapping[bytes, HttpFace], cors: Cors | None) -> None:
+        app = HttpApp(face, guarded(faces, tokens), cors=cors)
+        listen = config.listen[face]
+        front = await stack.enter_async_context(serve_http(app, listen, face=face, tls=tls, drain_s=config.drain_s))
+        fronts.append(front)
+        for address, listener in zip(front.addresses, listen, strict=True):
+            logger.info("front.opened", face=face, address=address, server="uvicorn", tls=listener.tls)
+
+    async with AsyncExitStack() as outer:
+        await open_http(outer, Face.MANAGEMENT, management.faces, None)
+        together: list[AsyncExitStack] = []
+        outer.push_async_callback(_close_together, together)
+        for face, services in over_grpc.items():
+            together.append(AsyncExitStack())
+            front = await together[-1].enter_async_context(
+                serve(
+                    services,
+                    config.listen[face],
+                    board=board,
+                    face=face,
+                    kind=FrontKind(config.server),
+                    tls=tls,
+                    interceptors=[] if tokens is None else [GrpcAccess(tokens)],
+                    drain_s=config.drain_s,
+                )
+            )
+            for bound in front.bound:
+                logger.info("front.opened", face=face, address=bound.address, server=bound.kind, tls=bound.tls)
+        together.append(AsyncExitStack())
+        await open_http(together[-1], Face.OFREP, evaluation_over_http, cors)
+        yield
+
+
+async def _close_together(stacks: Sequence[AsyncExitStack]) -> None:
+    await asyncio.gather(*(stack.aclose() for stack in stacks))
 
 
 def load_root(path: Path) -> Root:
@@ -109,13 +164,6 @@ def _open_kept(state_dir: Path, root: Root) -> Kept | None:
     except Misconfigured as error:
         logger.warning("kept_state.unavailable", reason=str(error), hint=error.hint)
         return None
-
-
-def _listeners(config: Config) -> list[Listener]:
-    listeners: list[Listener] = [TcpListener(*config.listen)]
-    if config.unix_socket is not None:
-        listeners.append(UnixListener(config.unix_socket))
-    return listeners
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 STARTS_WITHIN_S = 30.0
 ENDS_WITHIN_S = 30.0
+OTHER_FACES = ("management", "ofrep")
 
 
 class SidecarProcess:
@@ -27,12 +28,19 @@ class SidecarProcess:
 
     @property
     def address(self) -> str:
-        """host:port of the first listener."""
-        return str(self.until("front.opened")["address"])
+        """host:port of the gRPC listener."""
+        return self.address_of("rpc")
 
     @property
     def port(self) -> int:
-        return int(self.address.rpartition(":")[2])
+        return self.port_of("rpc")
+
+    def address_of(self, face: str) -> str:
+        """host:port, or unix:path, of a face: rpc, sync, ofrep or management; the last one that opened."""
+        return str(self.until("front.opened", face=face)["address"])
+
+    def port_of(self, face: str) -> int:
+        return int(self.address_of(face).rpartition(":")[2])
 
     @property
     def text(self) -> str:
@@ -92,12 +100,19 @@ class SidecarProcess:
 def running_sidecar(
     ledger: str, root: Path, state_dir: Path, *options: str, listen: str = "127.0.0.1:0"
 ) -> Iterator[SidecarProcess]:
-    """Run `flaghoist-sidecar` while the block runs; nothing of the user's own configuration is read."""
+    """Run `flaghoist-sidecar` while the block runs; nothing of the user's own configuration is read.
+
+    Args:
+        options: more of the command line; what is named again here wins.
+        listen: of the gRPC face; the others take free ports, so that any number of sidecars runs on one machine.
+    """
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FLAGHOIST_")}
     process = subprocess.Popen(
         [
             *(Path(sys.executable).with_name("flaghoist-sidecar"), "--ledger", ledger, "--root", root),
-            *("--state-dir", state_dir, "--listen", listen, *options),
+            *("--state-dir", state_dir, "--listen", listen),
+            *(part for face in OTHER_FACES for part in (f"--{face}-listen", "127.0.0.1:0")),
+            *options,
         ],
         env={**environ, "FLAGHOIST_HOME": str(state_dir / "no-home")},
         stderr=subprocess.PIPE,

@@ -102,7 +102,7 @@ class Stage:
         Raises:
             StepFailed: it does not come up, or does not drain.
         """
-        command = [sys.executable, "-P", "-c", _SIDECAR_MAIN, "--listen", "127.0.0.1:0"]
+        command = [sys.executable, "-P", "-c", _SIDECAR_MAIN, *_SIDECAR_LISTENS]
         process = await asyncio.create_subprocess_exec(*command, env=self._environ, stderr=asyncio.subprocess.PIPE)
         sidecar = Sidecar(process)
         reading = asyncio.create_task(sidecar.read_events())
@@ -120,6 +120,8 @@ class Stage:
 # -P: a directory named `sidecar` where the user happens to stand is not ours.
 _MAIN: Final = "import sys; from publisher.cli import main; sys.exit(main())"
 _SIDECAR_MAIN: Final = "from sidecar.cli import main; main()"
+# Any free port, and no other: a real sidecar, or flagd, may run on this machine.
+_SIDECAR_LISTENS: Final = ("--listen", "127.0.0.1:0", "--management-listen", "off", "--ofrep-listen", "off")
 
 
 def stub_of(channel: grpc.aio.Channel) -> Any:

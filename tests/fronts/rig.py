@@ -23,7 +23,8 @@ from sidecar.board import Board
 from sidecar.faces.evaluation_v1 import DisabledOnV1, EvaluationV1
 from sidecar.faces.evaluation_v2 import EvaluationV2
 from sidecar.faces.events import EventStreams
-from sidecar.front import OPTIONS, Front, FrontKind, Listener, Service, TcpListener, serve
+from sidecar.front import OPTIONS, Front, FrontKind, Service, serve
+from sidecar.listeners import Listener, TcpListener
 
 KINDS = [FrontKind.NATIVE, FrontKind.GRPCIO]
 DEADLINE_S = 10.0

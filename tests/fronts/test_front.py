@@ -18,7 +18,8 @@ from structlog.testing import capture_logs
 
 from flaghoist.errors import Misconfigured
 from sidecar.board import Board
-from sidecar.front import FrontKind, Listener, TcpListener, UnixListener, kind_of, serve
+from sidecar.front import FrontKind, kind_of, serve
+from sidecar.listeners import Listener, TcpListener, UnixListener
 from tests.fronts.rig import DEADLINE_S, KINDS, LOOPBACK, Clock, eventually, refusal, rig, switch, view_of
 
 FLAGS = {"switch": switch()}

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from itertools import dropwhile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from flaghoist.errors import Misconfigured
 from flaghoist.values import LogId
 from sidecar.cli import read_config
 from sidecar.config import OPTIONS, read
+from sidecar.listeners import Face, TcpListener, UnixListener
+from sidecar.tls import TlsFiles
 
 ROOT = Path("/etc/flaghoist/production.root")
 GIVEN = {"ledger": "sqlite:////srv/ledger.db", "root": str(ROOT)}
@@ -24,14 +27,18 @@ def config(*sources, pins=NONE):
 
 def test_stronger_source_wins_option_by_option():
     read_back = config({"listen": "127.0.0.1:1"}, {"listen": "127.0.0.1:2", "drain_s": "7"}, GIVEN)
-    assert read_back.listen == ("127.0.0.1", 1)
+    assert read_back.listen[Face.RPC] == (TcpListener("127.0.0.1", 1),)
     assert read_back.drain_s == 7.0
     assert read_back.ledger == GIVEN["ledger"]
 
 
-def test_defaults_are_flagds_port_on_loopback_and_the_state_directory():
+def test_defaults_are_flagds_ports_on_loopback_without_tls_and_the_state_directory():
     read_back = config(GIVEN)
-    assert read_back.listen == ("127.0.0.1", 8013)
+    ports = {Face.RPC: 8013, Face.MANAGEMENT: 8014, Face.OFREP: 8016}
+    assert {face: read_back.listen[face] for face in ports} == {
+        face: (TcpListener("127.0.0.1", port),) for face, port in ports.items()
+    }
+    assert (read_back.tls, read_back.token_file, read_back.cors_origins) == (None, None, ())
     assert read_back.state_dir == STATE / "sidecar"
     assert read_back.disabled_on_v1 == "not_found"
 
@@ -52,9 +59,9 @@ def test_root_of_a_named_ledger_is_found_among_several():
 
 def test_every_problem_is_said_in_one_message_with_its_origin():
     with pytest.raises(Misconfigured) as caught:
-        config({"listen": "0.0.0.0:8013", "drain_s": "soon"}, {"server": "apache", "colour": "red"})
+        config({"listen": "everywhere", "drain_s": "soon"}, {"server": "apache", "colour": "red"})
     for part in (
-        "listen (from source 0): want a loopback address",
+        "listen (from source 0): want IP:PORT",
         "drain_s (from source 0)",
         "server (from source 1): want auto or native or grpcio, got 'apache'",
         "colour (from source 1): no such option",
@@ -63,14 +70,95 @@ def test_every_problem_is_said_in_one_message_with_its_origin():
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "8013", "localhost:8013", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:-1"])
-def test_address_that_is_none_is_refused(text):
-    with pytest.raises(Misconfigured, match="listen"):
-        config({"listen": text}, GIVEN)
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "8013", "localhost:8013", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:-1", "127.0.0.1:1,", "off,unix:/s"),
+        *("unix:relative.sock", "unix:", "unix:/" + 103 * "x", "plaintext:unix:/s", "plaintext:off", "tcp:127.0.0.1:1"),
+    ],
+)
+@pytest.mark.parametrize("option", ["listen", "management_listen", "ofrep_listen"])
+def test_address_that_is_none_is_refused(option, text):
+    with pytest.raises(Misconfigured, match=f"^{option} "):
+        config({option: text}, GIVEN)
 
 
 def test_ipv6_loopback_is_an_address():
-    assert config({"listen": "[::1]:0"}, GIVEN).listen == ("::1", 0)
+    assert config({"listen": "[::1]:0"}, GIVEN).listen[Face.RPC] == (TcpListener("::1", 0),)
+
+
+def test_every_face_takes_a_list_of_addresses_a_unix_socket_or_nothing():
+    read_back = config(
+        {
+            "listen": "127.0.0.1:1, unix:/run/rpc.sock",
+            "management_listen": "off",
+            "ofrep_listen": "unix:/run/ofrep.sock",
+        },
+        GIVEN,
+    )
+    assert read_back.listen[Face.RPC] == (TcpListener("127.0.0.1", 1), UnixListener(Path("/run/rpc.sock")))
+    assert read_back.listen[Face.MANAGEMENT] == ()
+    assert read_back.listen[Face.OFREP] == (UnixListener(Path("/run/ofrep.sock")),)
+
+
+TLS = {"tls_cert": "/tls/crt", "tls_key": "/tls/key"}
+
+
+def test_with_a_certificate_every_tcp_address_has_tls_but_those_marked_plaintext():
+    read_back = config({**TLS, "tls_client_ca": "/tls/ca", "listen": "plaintext:127.0.0.1:1,0.0.0.0:2,unix:/s"}, GIVEN)
+    assert [listener.tls for listener in read_back.listen[Face.RPC]] == [False, True, False]
+    assert [listener.tls for listener in read_back.listen[Face.OFREP]] == [True]
+    assert read_back.tls == TlsFiles(Path("/tls/crt"), Path("/tls/key"), Path("/tls/ca"))
+
+
+@pytest.mark.parametrize("face", ["listen", "management_listen", "ofrep_listen"])
+@pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "plaintext:0.0.0.0:1", "[::ffff:7f00:1]:1"])
+@pytest.mark.parametrize("more", [{}, TLS], ids=["bare", "tls"])
+def test_plaintext_that_others_can_reach_needs_its_own_word(face, address, more):
+    if more and not address.startswith("plaintext:"):
+        assert config({face: address, **more}, GIVEN)
+        return
+    with pytest.raises(Misconfigured, match=f"^{face}: others can reach .*--allow-plaintext-network"):
+        config({face: address, **more}, GIVEN)
+    assert config({face: address, "allow_plaintext_network": "true", **more}, GIVEN)
+
+
+@pytest.mark.parametrize("part", [["tls_cert"], ["tls_key"], ["tls_client_ca"], ["tls_key", "tls_client_ca"]], ids=str)
+def test_half_of_tls_is_refused(part):
+    with pytest.raises(Misconfigured, match="tls_cert, tls_key: want both"):
+        config(dict.fromkeys(part, "/file"), GIVEN)
+
+
+def test_certificate_that_no_address_uses_is_refused():
+    closed = {option.name: "off" for option in OPTIONS if option.name.endswith("listen")}
+    with pytest.raises(Misconfigured, match="no address uses it"):
+        config({**closed, "listen": "plaintext:127.0.0.1:0,unix:/s", **TLS}, GIVEN)
+
+
+@pytest.mark.parametrize("text", ["yes", "1", ""])
+def test_switch_is_true_or_false(text):
+    with pytest.raises(Misconfigured, match="allow_plaintext_network"):
+        config({"allow_plaintext_network": text}, GIVEN)
+
+
+def test_switch_is_true_by_its_name_alone(tmp_path):
+    environ = {"FLAGHOIST_HOME": str(tmp_path)}
+    given = [f"--{name}={value}" for name, value in GIVEN.items()]
+    read_back = read_config([*given, "--allow-plaintext-network", "--listen", "0.0.0.0:1"], environ)
+    assert read_back.listen[Face.RPC] == (TcpListener("0.0.0.0", 1),)
+    with pytest.raises(Misconfigured, match="others can reach"):
+        read_config([*given, "--allow-plaintext-network=false", "--listen", "0.0.0.0:1"], environ)
+
+
+def test_list_in_the_file_is_a_list(tmp_path):
+    file = tmp_path / "sidecar.toml"
+    file.write_text(
+        'listen = ["127.0.0.1:1", "unix:/s"]\ncors_origins = ["https://a.example.org", "https://b.example.org"]\n'
+        'allow_plaintext_network = true\nledger = "sqlite:////l"\nroot = "/r"\n'
+    )
+    read_back = read_config([], {"FLAGHOIST_HOME": str(tmp_path)})
+    assert read_back.listen[Face.RPC] == (TcpListener("127.0.0.1", 1), UnixListener(Path("/s")))
+    assert read_back.cors_origins == ("https://a.example.org", "https://b.example.org")
 
 
 @pytest.mark.parametrize("text", ["-1", "301", "nan", "inf", "five"])
@@ -115,3 +203,22 @@ def test_environments_file_that_is_none_is_refused_by_name(text):
 def test_every_option_has_a_help_text_and_a_name_of_its_own():
     assert len({option.name for option in OPTIONS}) == len(OPTIONS)
     assert all(option.help for option in OPTIONS)
+
+
+OPTIONS_PAGE = Path(__file__).parents[3] / "docs" / "sidecar.md"
+TABLE_HEAD = "| option | default | meaning |\n|---|---|---|\n"
+
+
+def test_table_of_options_in_the_docs_is_the_declared_one(request):
+    lines = []
+    for option in OPTIONS:
+        default = f"`{option.default}`" if option.default else ""
+        lines.append(f"| `{option.flag}` | {default} | {option.help.replace('|', chr(92) + '|')} |\n")
+    page = OPTIONS_PAGE.read_text(encoding="utf-8")
+    before, head, rest = page.partition(TABLE_HEAD)
+    assert head, f"{OPTIONS_PAGE} has no table of options"
+    after = "".join(dropwhile(lambda line: line.startswith("|"), rest.splitlines(keepends=True)))
+    expected = before + TABLE_HEAD + "".join(lines) + after
+    if request.config.getoption("--rewrite"):
+        OPTIONS_PAGE.write_text(expected, encoding="utf-8")
+    assert OPTIONS_PAGE.read_text(encoding="utf-8") == expected, "run this test with --rewrite"
