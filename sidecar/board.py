@@ -1,19 +1,42 @@
-"""What a sidecar serves now, how fresh that is, and who waits for it to change."""
+"""What a sidecar serves now and served lately, how fresh that is, and who waits for it to change."""
 
 import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
+from flaghoist.errors import Unavailable
 from flaghoist.snapshot import View, changed_keys
+from flaghoist.values import Seq
+from sidecar.request import Asked, PinMiss
 
 Changes = Mapping[str, Literal["write", "update", "delete"]]
 
-# Streams that keep up ask for one pair of views, those one or two behind for another; the rest may pay for a diff.
-CHANGES_KEPT: Final = 4
+# Of each selector that streams have: streams that keep up ask for one pair of views, those behind pay for their diff.
+CHANGES_KEPT: Final = 64
+
+# A pin lasts as long as requests do that cross many services: ten minutes, design "Pins".
+PAST_S: Final = 600.0
+# The newest, and the one before it, which calls on their way here are pinned to.
+PAST_LEAST: Final = 2
+PAST_MOST: Final = 600  # one change a second for PAST_S
+# What past views alone keep in memory, estimated; large ledgers that change often keep less than PAST_S.
+PAST_BYTES_MAX: Final = 64 * 1024 * 1024
+# Measured: 31 bytes for a flag's place in a dict, and a view has up to two; 1.0 KB a compiled flag without a rule, 6.5
+# with one of three operators.
+PLACE_BYTES: Final = 64
+FLAG_BYTES: Final = 8 * 1024
+
+# Of a pin to a version that is not here yet, design "Pins": an entry reaches all sidecars within some 20 ms.
+PIN_WAIT_S: Final = 0.05
+# Calls that wait at once; those beyond are answered without waiting.
+PIN_WAITS_MAX: Final = 4096
+
+NO_MIN_PIN: Final = Seq(0)
 
 
 class VerifierState(StrEnum):
@@ -30,6 +53,42 @@ class VerifierState(StrEnum):
     ROOT_EXPIRED = "ROOT_EXPIRED"
 
 
+class NothingLoaded(Unavailable):
+    """No verified flags yet, so there is nothing to answer from."""
+
+    code = "nothing_loaded"
+    hint = "retry, or use the caller's defaults; /readyz says what is missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What one call is answered from.
+
+    Attributes:
+        view: the flags that the call asked for.
+        now_s: Unix seconds.
+        stale_s: whole seconds since the last proof of freshness, so that the answers of an outage are encoded once a
+            second and not once a call; None while fresh.
+        past: the call is pinned to an older version, whose flags are not those of the newest.
+        pin_miss: why the call's pin was not honoured; None when it was, or there is none.
+    """
+
+    view: View
+    now_s: int
+    stale_s: int | None
+    past: bool
+    pin_miss: PinMiss | None
+
+
+@dataclass(slots=True)
+class _Past:
+    """A view, until when it was the newest, and what it keeps in memory that the next one does not."""
+
+    view: View
+    until_s: float = math.inf
+    bytes: int = 0
+
+
 class Board:
     """The one place where the follower writes and every face reads. Not thread-safe: it belongs to one event loop.
 
@@ -37,12 +96,27 @@ class Board:
 
     Attributes:
         view: the flags served now; None until a verified snapshot is loaded. Set by put() only.
+        min_pin: calls pinned to an older version are answered from the newest. Raised by put() only.
         fresh_until: when the newest proof of freshness runs out; -inf while there is none.
         state: what the verifier says; for people and metrics, it never changes an answer.
         clock: the clock, for faces that need the same time.
     """
 
-    __slots__ = ("_changes", "_closed", "_fresh_at", "_watchers", "clock", "fresh_until", "state", "view")
+    __slots__ = (
+        "_changes",
+        "_closed",
+        "_fresh_at",
+        "_past",
+        "_past_bytes",
+        "_put",
+        "_waiting",
+        "_watchers",
+        "clock",
+        "fresh_until",
+        "min_pin",
+        "state",
+        "view",
+    )
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -50,19 +124,126 @@ class Board:
         self.state = VerifierState.LOADING
         self.fresh_until = -math.inf
         self._fresh_at = clock()
+        self.min_pin = Seq(0)
+        self._past: dict[Seq, _Past] = {}  # in the order of put(), so the newest is the last
+        self._past_bytes = 0
+        self._put = asyncio.Event()  # replaced by each put
+        self._waiting = 0
         self._watchers: set[Watcher] = set()
         self._changes: deque[tuple[View | None, View, Changes]] = deque(maxlen=CHANGES_KEPT)
         self._closed = False
 
-    def put(self, view: View) -> None:
-        """Serve `view` from now on, and wake every watcher."""
+    def put(self, view: View, *, min_pin: Seq = NO_MIN_PIN) -> None:
+        """Serve `view` from now on, and wake everyone who waits; the view before it stays for calls pinned to it.
+
+        Args:
+            min_pin: versions below it must not be served again; one that is lower than before changes nothing.
+        """
+        now_s = self.clock()
+        if self.view is not None and self.view.seq in self._past:
+            self._supersede(self._past[self.view.seq], view, now_s)
+        replaced = self._past.pop(view.seq, None)
+        if replaced is not None:
+            self._past_bytes -= replaced.bytes
+        self._past[view.seq] = _Past(view)
+        if self.view is not None:
+            # Who lags behind this view too pays for a diff; kept pairs would keep old views.
+            known = (each for each in self._changes if each[1].seq >= self.view.seq)
+            self._changes = deque(known, maxlen=CHANGES_KEPT)
         self.view = view
+        if min_pin > self.min_pin:
+            self.min_pin = min_pin
+        self._forget(now_s)
+        put, self._put = self._put, asyncio.Event()
+        put.set()
         self._wake()
+
+    def _supersede(self, past: _Past, view: View, now_s: float) -> None:
+        past.until_s = now_s
+        if past.view.flags is view.flags:
+            return
+        changes = self.changes(past.view, view)
+        alone = sum(change != "write" for change in changes.values())
+        past.bytes = len(past.view.flags) * PLACE_BYTES + alone * FLAG_BYTES
+        self._past_bytes += past.bytes
+
+    def _forget(self, now_s: float) -> None:
+        while len(self._past) > 1:
+            seq, oldest = next(iter(self._past.items()))
+            needed = seq >= self.min_pin and (
+                len(self._past) <= PAST_LEAST
+                or (
+                    len(self._past) <= PAST_MOST
+                    and self._past_bytes <= PAST_BYTES_MAX
+                    and now_s - oldest.until_s <= PAST_S
+                )
+            )
+            if needed:
+                return
+            self._past_bytes -= oldest.bytes
+            del self._past[seq]
+
+    @property
+    def past(self) -> int:
+        """How many versions can be served, the newest among them."""
+        return len(self._past)
+
+    def at(self, seq: Seq) -> View | None:
+        """Return the view of one version; None when it is not here yet, or no more, or must not be served again."""
+        past = self._past.get(seq)
+        return None if past is None or seq < self.min_pin else past.view
+
+    async def until(self, seq: Seq, timeout_s: float) -> None:
+        """Return when the view served is of `seq` or newer, or the time is over; at once when very many wait."""
+        if self._waiting >= PIN_WAITS_MAX:
+            return
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self._closed and (self.view is None or self.view.seq < seq):
+                    await self._put.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting -= 1
+
+    async def served(self, asked: Asked) -> Served:
+        """Return what a call is answered from; one that is pinned to a version still to come may wait PIN_WAIT_S.
+
+        Raises:
+            NothingLoaded: no view yet.
+        """
+        view = self.view
+        miss: PinMiss | None = None
+        pin = asked.pin
+        if view is None:
+            raise NothingLoaded(f"no verified flags are loaded yet (verifier state: {self.state})")
+        if isinstance(pin, Seq):
+            if pin > view.seq:
+                await self.until(pin, PIN_WAIT_S)
+            view, miss = self._pinned(pin)
+        elif pin is not None:
+            miss = pin
+        now_s = self.clock()
+        stale_s = None if now_s < self.fresh_until else int(self.stale_s(now_s) or 0)
+        past = self.view is not None and view.flags is not self.view.flags
+        return Served(view.select(asked.selector), int(now_s), stale_s, past, miss)
+
+    def _pinned(self, pin: Seq) -> tuple[View, PinMiss | None]:
+        newest = self.view
+        assert newest is not None  # noqa: S101 (served() looked)
+        if pin < self.min_pin:
+            return newest, PinMiss.MIN_PIN
+        if pin > newest.seq:
+            return newest, PinMiss.NOT_YET
+        view = self.at(pin)
+        return (newest, PinMiss.TOO_OLD) if view is None else (view, None)
 
     def mark_fresh(self, now_s: float, *, until_s: float = math.inf) -> None:
         """Note a proof, made at `now_s`, that the view is the ledger's newest; it counts until `until_s`."""
         self._fresh_at = now_s
         self.fresh_until = until_s
+        self._forget(now_s)  # while nothing changes: old versions go after PAST_S, not at the next change
 
     def mark_stale(self, *, since_s: float | None = None) -> None:
         """Note that the ledger's newest state is not known.
@@ -113,6 +294,7 @@ class Board:
     def close(self) -> None:
         """End every watcher, now and later: the sidecar drains. The view stays, for calls that are still open."""
         self._closed = True
+        self._put.set()
         self._wake()
 
     def _wake(self) -> None:

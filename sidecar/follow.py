@@ -84,7 +84,7 @@ class Follower:
         if self._ledger.head.seq > Seq(0):
             self._board.mark_stale(since_s=known_fresh_at_s)
             self._board.state = VerifierState.CATCHING_UP
-            self._board.put(self._ledger.snapshot.view)
+            self._put()
             _settle_memory()
             logger.info("snapshot.loaded", origin="disk", seq=self._ledger.head.seq.number)
 
@@ -128,9 +128,6 @@ class Follower:
         self._position = batch.next_position
         if reached_end:
             self._reach_end()
-        # Until the end is reached once, the state from before is served rather than a replay of history.
-        if self._caught_up and links:
-            self._board.put(self._ledger.snapshot.view)
         if self._kept is not None and (links or reached_end):
             await asyncio.to_thread(self._keep, self._kept, links, reached_end)
         if batch.at_end and self._ledger.stopped_by is None and not reached_end:
@@ -151,6 +148,10 @@ class Follower:
                 case Applied() | Advanced() | Rejected():
                     links.append(record)
                     self._head_seen = True
+                    # Until the end is reached once, the state from before is served rather than a replay of history.
+                    # From then on each entry's state, also between others: calls are pinned to all of them.
+                    if self._caught_up:
+                        self._put()
                 case Repeated(seq=seq):
                     self._head_seen = self._head_seen or seq == self._ledger.head.seq
                 case Gap():
@@ -172,12 +173,15 @@ class Follower:
         if not self._caught_up:
             self._caught_up = True
             if self._ledger.head.seq > Seq(0):
-                self._board.put(self._ledger.snapshot.view)
+                self._put()
                 _settle_memory()
             logger.info("ledger.reached", seq=self._ledger.head.seq.number, tally=dict(self.tally))
         if self._ledger.head.seq > Seq(0):
             self._board.state = VerifierState.FRESH
             self._board.mark_fresh(now_s, until_s=now_s + self._fresh_for_s)
+
+    def _put(self) -> None:
+        self._board.put(self._ledger.snapshot.view, min_pin=self._ledger.min_pin)
 
     def _receive(self, record: LogRecord) -> Outcome:
         outcome = self._ledger.receive(record.value)

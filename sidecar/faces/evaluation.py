@@ -12,32 +12,40 @@ from google.protobuf.message import DecodeError
 
 from flaghoist.errors import Malformed
 from flaghoist.evaluation import Answer, EvaluationFailed, evaluate
+from flaghoist.selector import BadSelector
 from sidecar.board import Board
 from sidecar.faces import statuses
 from sidecar.faces.events import EventStreams
-from sidecar.faces.rendering import Kind, Rendering
+from sidecar.faces.rendering import Kind, Rendering, Renderings
 from sidecar.faces.statuses import NoAnswer
 from sidecar.faces.structs import context_of
+from sidecar.request import Asked, RequestReader
 
 logger = structlog.get_logger()
 
 UnaryCall = Callable[[bytes, Any], Awaitable[bytes]]
 
 
+# Of one call: the request's bytes, what its headers ask, what it is answered from, and Unix seconds.
+Answering = Callable[[bytes, Asked, Rendering, int], bytes]
+
+
 class EvaluationFace(ABC):
     """One version of `flagd.evaluation`, over one board.
 
-    Handlers take and return bytes, so that an answer that was given before costs a lookup. All of a call happens in
-    one turn of the event loop: it sees one view.
+    Handlers take and return bytes, so that an answer that was given before costs a lookup. Once a call has the view
+    that it asks for, all of it happens in one turn of the event loop: it sees one view.
     """
 
     name: ClassVar[str]
     messages: ClassVar[Any]  # the generated module of this version
 
-    def __init__(self, board: Board, events: EventStreams) -> None:
+    def __init__(self, board: Board, events: EventStreams, *, requests: RequestReader | None = None) -> None:
         self._board = board
         self._events = events
+        self._requests = requests or RequestReader()
         self._rendering: Rendering | None = None
+        self._renderings = Renderings()
         self._faults: Counter[tuple[str, str]] = Counter()
 
     def handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
@@ -54,33 +62,47 @@ class EvaluationFace(ABC):
             NoAnswer: this version has no such response.
         """
 
-    def rendering(self, now_s: float) -> Rendering:
-        """Return the rendering of the view that is served at `now_s`.
-
-        Raises:
-            NoAnswer: no view yet.
-        """
+    def _newest(self, now_s: float) -> Rendering:
         board = self._board
         view = board.view
         if view is None:
             raise statuses.nothing_loaded(board.state)
         stale_s = None
         if now_s >= board.fresh_until:
-            # Whole seconds, so that answers of an outage are encoded once a second and not once a call.
             stale_s = int(board.stale_s(now_s) or 0)
         rendering = self._rendering
         if rendering is None or rendering.view is not view or rendering.stale_s != stale_s:
-            rendering = self._rendering = Rendering(view, stale_s)
+            rendering = self._rendering = self._renderings.of(view, stale_s)
         return rendering
 
-    def guarded(self, method: str, answer: Callable[[bytes, Any], bytes]) -> UnaryCall:
-        """Return a handler that turns what `answer` raises into a status, and tells callers nothing of a bug."""
+    def guarded(self, method: str, answer: Answering) -> UnaryCall:
+        """Return a handler that finds what a call is answered from, and turns what `answer` raises into a status.
+
+        Callers are told nothing of a bug. Every answer, a status too, says the seq that it was made from.
+        """
+        board = self._board
+        clock = board.clock
+        read = self._requests.read
 
         async def call(request: bytes, context: Any) -> bytes:
             try:
-                return answer(request, context)
+                asked = read(context.invocation_metadata())
+                if asked.simple or board.view is None:
+                    clock_s = clock()
+                    now_s = int(clock_s)
+                    rendering = self._newest(clock_s)
+                    context.set_trailing_metadata(rendering.trailer)
+                else:
+                    served = await board.served(asked)
+                    now_s = served.now_s
+                    missed = served.pin_miss is not None
+                    rendering = self._renderings.of(served.view, served.stale_s, past=served.past, missed=missed)
+                    context.set_trailing_metadata(rendering.trailer_of(served.pin_miss))
+                return answer(request, asked, rendering, now_s)
             except NoAnswer as no_answer:
                 status = no_answer
+            except BadSelector as bad:
+                status = statuses.bad_selector(bad)
             except Exception as error:  # noqa: BLE001 - a bug must not send its text, which may quote a context
                 self._note_fault(method, error)
                 status = statuses.fault()
@@ -91,12 +113,8 @@ class EvaluationFace(ABC):
 
     def _resolve(self, kind: Kind) -> UnaryCall:
         parse = getattr(self.messages, f"Resolve{kind.value}Request").FromString
-        clock = self._board.clock
 
-        def answer(request: bytes, context: Any) -> bytes:
-            now_s = clock()
-            rendering = self.rendering(now_s)
-            context.set_trailing_metadata(rendering.trailer)
+        def answer(request: bytes, asked: Asked, rendering: Rendering, now_s: int) -> bytes:
             try:
                 call = parse(request)
             except DecodeError:
@@ -104,21 +122,22 @@ class EvaluationFace(ABC):
             encoded = rendering.fixed[kind].get(call.flag_key)
             if encoded is not None:
                 return encoded
-            return self._answer(rendering, kind, call, now_s)
+            return self._answer(rendering, kind, call, asked, now_s)
 
         return self.guarded(f"Resolve{kind.value}", answer)
 
-    def _answer(self, rendering: Rendering, kind: Kind, call: Any, now_s: float) -> bytes:
+    def _answer(self, rendering: Rendering, kind: Kind, call: Any, asked: Asked, now_s: int) -> bytes:
         key = call.flag_key
         view = rendering.view
         flag = view.flags.get(key)
         if flag is None:
             raise statuses.flag_not_found()
-        if flag.fixed is not None:
-            encoded = rendering.fixed[kind][key] = self._render(rendering, kind, flag.fixed)
+        fixed = rendering.safe.get(key, flag.fixed)
+        if fixed is not None:
+            encoded = rendering.fixed[kind][key] = self._render(rendering, kind, fixed)
             return encoded
         try:
-            answer = evaluate(view, key, context_of(call.context), now_s=int(now_s))
+            answer = evaluate(view, key, asked.context(context_of(call.context)), now_s=now_s)
         except EvaluationFailed as failure:
             raise statuses.evaluation_failed(failure) from None
         except Malformed as malformed:

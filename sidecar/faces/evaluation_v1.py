@@ -16,6 +16,7 @@ from sidecar.faces.evaluation import EvaluationFace
 from sidecar.faces.events import EventStreams
 from sidecar.faces.rendering import Kind, Rendering
 from sidecar.faces.structs import context_of, fill
+from sidecar.request import Asked, RequestReader
 
 
 class DisabledOnV1(StrEnum):
@@ -35,8 +36,15 @@ class EvaluationV1(EvaluationFace):
     name: ClassVar[str] = evaluation_pb2.DESCRIPTOR.services_by_name["Service"].full_name
     messages: ClassVar[Any] = evaluation_pb2
 
-    def __init__(self, board: Board, events: EventStreams, *, disabled: DisabledOnV1 = DisabledOnV1.NOT_FOUND) -> None:
-        super().__init__(board, events)
+    def __init__(
+        self,
+        board: Board,
+        events: EventStreams,
+        *,
+        requests: RequestReader | None = None,
+        disabled: DisabledOnV1 = DisabledOnV1.NOT_FOUND,
+    ) -> None:
+        super().__init__(board, events, requests=requests)
         self._disabled = disabled
 
     def handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
@@ -60,10 +68,7 @@ class EvaluationV1(EvaluationFace):
         rendering.fill_about(response, answer)
         return bytes(response.SerializeToString())
 
-    def _resolve_all(self, request: bytes, context: Any) -> bytes:
-        now_s = self._board.clock()
-        rendering = self.rendering(now_s)
-        context.set_trailing_metadata(rendering.trailer)
+    def _resolve_all(self, request: bytes, asked: Asked, rendering: Rendering, now_s: int) -> bytes:
         try:
             call = evaluation_pb2.ResolveAllRequest.FromString(request)
         except DecodeError:
@@ -71,11 +76,11 @@ class EvaluationV1(EvaluationFace):
         if rendering.everything is not None:
             return rendering.everything
         try:
-            plain = context_of(call.context)
+            plain = asked.context(context_of(call.context))
         except Malformed as malformed:
             raise statuses.invalid_context(str(malformed)) from None
-        encoded = self._everything(rendering, plain, int(now_s))
-        if all(flag.fixed is not None for flag in rendering.view.flags.values()):
+        encoded = self._everything(rendering, plain, now_s)
+        if all(flag.fixed is not None or key in rendering.safe for key, flag in rendering.view.flags.items()):
             rendering.everything = encoded
         return encoded
 
@@ -83,6 +88,7 @@ class EvaluationV1(EvaluationFace):
         entries = rendering.entries
         parts = []
         for answer in evaluate_all(rendering.view, plain, now_s=now_s):
+            answer = rendering.safe.get(answer.key, answer)
             if isinstance(answer, EvaluationFailed):
                 continue
             outcome = (answer.key, answer.variant, answer.reason)
@@ -91,7 +97,7 @@ class EvaluationV1(EvaluationFace):
                 entry = entries[outcome] = _entry(rendering, answer)
             parts.append(entry)
         about = evaluation_pb2.ResolveAllResponse()
-        fill(about.metadata, rendering.metadata({}))
+        fill(about.metadata, rendering.metadata(None))
         parts.append(about.SerializeToString())
         # Messages of one type concatenate to their union: protobuf's encoding guide, "Last One Wins".
         return b"".join(parts)

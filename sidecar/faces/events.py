@@ -8,9 +8,13 @@ from typing import Any, Final
 import grpc
 from flagd.evaluation.v2.evaluation_pb2 import EventStreamResponse
 
+from flaghoist.selector import BadSelector
 from flaghoist.snapshot import View
-from sidecar.board import Board, Changes, Watcher
+from flaghoist.values import Seq
+from sidecar.board import CHANGES_KEPT, Board, Changes, Watcher
+from sidecar.faces import statuses
 from sidecar.faces.structs import fill
+from sidecar.request import RequestReader
 
 KEEP_ALIVE_S: Final = 20.0  # flagd's interval
 
@@ -33,7 +37,10 @@ class EventStreams:
         self._keep_alive_s = keep_alive_s
         self._streams_max = streams_max
         self._open = 0
-        self._encoded: tuple[Changes, tuple[bytes, ...]] | None = None
+        self._requests = RequestReader()
+        # Of the newest version that a stream was told of: by the changes' ids, which stay theirs while they are here.
+        self._encoded: dict[int, tuple[Changes, tuple[bytes, ...]]] = {}
+        self._encoded_at = Seq(0)
 
     @property
     def open(self) -> int:
@@ -44,8 +51,14 @@ class EventStreams:
         """Yield the encoded events of one client until it leaves or the board closes.
 
         `provider_ready` waits for the first view: a provider that is told so asks at once. A client that reads slowly
-        skips views, and its next event names every key that changed in between.
+        skips views, and its next event names every key that changed in between. A client that selects a part of the
+        flags hears of that part.
         """
+        try:
+            selector = self._requests.selector(context.invocation_metadata())
+        except BadSelector as bad:
+            status = statuses.bad_selector(bad)
+            await context.abort(status.code, status.text)
         if self._open >= self._streams_max:
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {self._streams_max} event streams may be open"
@@ -63,10 +76,11 @@ class EventStreams:
                     if view is None:
                         yield SHUTDOWN
                         return
+                    view = view.select(selector)
                     if shown is None:
                         yield READY
                     else:
-                        for event in self._events(self._board.changes(shown, view)):
+                        for event in self._events(self._board.changes(shown, view), view.seq):
                             yield event
                     shown = view
         finally:
@@ -76,11 +90,19 @@ class EventStreams:
         async with asyncio.timeout(self._keep_alive_s):
             return await watcher.next()
 
-    def _events(self, changes: Changes) -> tuple[bytes, ...]:
+    def _events(self, changes: Changes, seq: Seq) -> tuple[bytes, ...]:
         # A board returns the same object to all streams that ask for the same change: encode it once.
-        if self._encoded is None or self._encoded[0] is not changes:
-            self._encoded = (changes, tuple(encoded_changes(changes)))
-        return self._encoded[1]
+        if not changes:
+            return ()
+        if seq > self._encoded_at:
+            self._encoded.clear()
+            self._encoded_at = seq
+        found = self._encoded.get(id(changes))
+        if found is None:
+            found = (changes, tuple(encoded_changes(changes)))
+            if len(self._encoded) < CHANGES_KEPT:
+                self._encoded[id(changes)] = found
+        return found[1]
 
 
 def encoded_changes(changes: Changes) -> list[bytes]:

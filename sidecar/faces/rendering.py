@@ -4,15 +4,26 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final
 
-from flaghoist.definition import JsonValue, Scalar
+from flaghoist.definition import JsonValue
 from flaghoist.evaluation import Answer, Reason
 from flaghoist.snapshot import View
 from sidecar.faces import statuses
 from sidecar.faces.structs import fill
+from sidecar.request import PinMiss
+from sidecar.staleness import ON_STALE_KEY, SAFE_VARIANT, SafeAnswers
 
+# Metadata keys that begin so are ours; a flag's own are not shown.
+OUR_PREFIX: Final = "flaghoist."
 SEQ_KEY: Final = "flaghoist.seq"
 STALE_KEY: Final = "flaghoist.stale_s"
+PIN_MISS_KEY: Final = "flaghoist.pin_miss"
 SEQ_HEADER: Final = "flaghoist-seq"
+PIN_MISS_HEADER: Final = "flaghoist-pin-miss"
+
+# Views that calls alternate between (selectors, pins), least recently used out; as many as a view remembers selectors.
+RENDERINGS_MAX: Final = 64
+# Flags of all of these together: some 40 MB of encoded answers if every one is asked for, in both services.
+RENDERED_FLAGS_MAX: Final = 50_000
 
 # Not one of flagd's reasons but one of OpenFeature's: providers cache STATIC only, so a stale answer is never kept.
 STALE_REASON: Final = "STALE"
@@ -83,16 +94,42 @@ class Rendering:
     Attributes:
         view: what is answered from.
         stale_s: whole seconds since the last proof of freshness; None while fresh.
-        trailer: response metadata that every call of this view carries.
+        trailer: response metadata that every call of this view carries, unless its pin was missed.
+        safe: answers, by key, that replace those of the flags' rules at this age.
         fixed: encoded answers of flags without a rule, by kind and key.
         ruled: encoded answers of flags with a rule, by kind and (key, variant, reason).
         entries: encoded entries of a ResolveAll response, by (key, variant, reason); b"" for what is left out.
         everything: the encoded ResolveAll response, when no context can change it.
+
+    Args:
+        safe_answers: those of this view, from an earlier rendering.
+        past: calls that are answered from it are pinned to an older version.
+        missed: calls that are answered from it are pinned to a version that could not be served.
     """
 
-    __slots__ = ("entries", "everything", "fixed", "ruled", "stale_s", "trailer", "view")
+    __slots__ = (
+        "_missed",
+        "_past",
+        "_safe_answers",
+        "entries",
+        "everything",
+        "fixed",
+        "ruled",
+        "safe",
+        "stale_s",
+        "trailer",
+        "view",
+    )
 
-    def __init__(self, view: View, stale_s: int | None) -> None:
+    def __init__(
+        self,
+        view: View,
+        stale_s: int | None,
+        *,
+        past: bool = False,
+        missed: bool = False,
+        safe_answers: SafeAnswers | None = None,
+    ) -> None:
         self.view = view
         self.stale_s = stale_s
         self.trailer = ((SEQ_HEADER, str(view.seq.number)),)
@@ -100,22 +137,49 @@ class Rendering:
         self.ruled: dict[Kind, dict[tuple[str, str | None, Reason], bytes]] = {kind: {} for kind in Kind}
         self.entries: dict[tuple[str, str | None, Reason], bytes] = {}
         self.everything: bytes | None = None
+        self.safe: Mapping[str, Answer] = {}
+        self._past = past
+        self._missed = missed
+        self._safe_answers = safe_answers
+        if stale_s is not None:
+            self._safe_answers = safe_answers or SafeAnswers(view)
+            self.safe = self._safe_answers.at(stale_s)
 
-    def metadata(self, own: Mapping[str, Scalar]) -> dict[str, JsonValue]:
-        """Return a flag's metadata with ours: the seq, and the age while stale."""
-        merged: dict[str, JsonValue] = {**own, SEQ_KEY: self.view.seq.number}
+    def aged(self, stale_s: int | None) -> "Rendering":
+        """Return the rendering of the same view at another age."""
+        return Rendering(self.view, stale_s, past=self._past, missed=self._missed, safe_answers=self._safe_answers)
+
+    def trailer_of(self, miss: PinMiss | None) -> tuple[tuple[str, str], ...]:
+        """Return the response metadata of a call whose pin was missed, or not (None)."""
+        return self.trailer if miss is None else (*self.trailer, (PIN_MISS_HEADER, miss.value))
+
+    def metadata(self, answer: Answer | None) -> dict[str, JsonValue]:
+        """Return what was selected, a flag's own metadata over it as in flagd, and ours; None: of no one flag.
+
+        Ours say the seq, the age while stale, a missed pin, and that a flag fell back to its safe variant.
+        """
+        merged: dict[str, JsonValue] = {**self.view.selector.pairs}
+        if answer is not None:
+            merged |= {key: value for key, value in answer.metadata.items() if not key.startswith(OUR_PREFIX)}
+            if self.safe.get(answer.key) is answer:
+                merged[ON_STALE_KEY] = SAFE_VARIANT
+        merged[SEQ_KEY] = self.view.seq.number
         if self.stale_s is not None:
             merged[STALE_KEY] = self.stale_s
+        if self._missed:
+            merged[PIN_MISS_KEY] = True
         return merged
 
     def reason(self, answer: Answer) -> str:
         """Return the reason as callers see it.
 
         An answer without a value keeps DISABLED or DEFAULT even while stale: by these words, and no others, providers
-        know that the caller's own default applies.
+        know that the caller's own default applies. An answer from the past is never STATIC: a provider would keep it
+        after the events that said what has changed since.
         """
         if self.stale_s is None or answer.variant is None:
-            return answer.reason.value
+            reason = answer.reason
+            return (Reason.DEFAULT if self._past and reason is Reason.STATIC else reason).value
         return STALE_REASON
 
     def fill_answer(self, response: Any, kind: Kind, answer: Answer) -> None:
@@ -139,4 +203,30 @@ class Rendering:
     def fill_about(self, response: Any, answer: Answer) -> None:
         """Put reason and metadata into a Resolve response or an AnyFlag."""
         response.reason = self.reason(answer)
-        fill(response.metadata, self.metadata(answer.metadata))
+        fill(response.metadata, self.metadata(answer))
+
+
+class Renderings:
+    """The renderings that calls alternate between, bounded in number and in size."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, bool, bool], Rendering] = {}  # least recently used first
+        self._flags = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def of(self, view: View, stale_s: int | None, *, past: bool = False, missed: bool = False) -> Rendering:
+        """Return the rendering for these calls; see Rendering."""
+        place = (id(view), past, missed)  # a rendering holds its view, so the id stays that view's
+        found = self._kept.pop(place, None)
+        if found is None:
+            found = Rendering(view, stale_s, past=past, missed=missed)
+            self._flags += len(view.flags)
+        elif found.stale_s != stale_s:
+            found = found.aged(stale_s)
+        self._kept[place] = found
+        while len(self._kept) > 1 and (len(self._kept) > RENDERINGS_MAX or self._flags > RENDERED_FLAGS_MAX):
+            oldest = self._kept.pop(next(iter(self._kept)))
+            self._flags -= len(oldest.view.flags)
+        return found

@@ -5,6 +5,7 @@ from typing import Final
 import grpc
 
 from flaghoist.evaluation import ErrorCode, EvaluationFailed
+from flaghoist.selector import BadSelector
 
 
 class NoAnswer(Exception):
@@ -46,6 +47,11 @@ def type_mismatch() -> NoAnswer:
 def invalid_context(reason: str) -> NoAnswer:
     """The request or its context cannot be read; `reason` names no value."""
     return NoAnswer(grpc.StatusCode.INVALID_ARGUMENT, f"Invalid context: {reason}")
+
+
+def bad_selector(error: BadSelector) -> NoAnswer:
+    """The header flagd-selector names neither a source nor a flag set."""
+    return NoAnswer(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
 
 def nothing_loaded(state: str) -> NoAnswer:
