@@ -36,8 +36,7 @@ def main() -> int:
         found = {"service": service, "flag": flag, "value": details.value, "error": details.error_code}
         if found != said and not stop.is_set():
             said = found
-            seq = details.flag_metadata.get("flaghoist.seq")
-            print(json.dumps({**found, "seq": seq}), flush=True)  # noqa: T201 — what it is for
+            print(json.dumps(found), flush=True)  # noqa: T201 — what it is for
     api.shutdown()
     return 0
 
