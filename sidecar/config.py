@@ -115,6 +115,7 @@ OPTIONS: Final = (
     Option("root", _path, None, "pinned root file; the only thing that is trusted (default: the one pinned by `init`)"),
     Option("listen", parse_listeners, DEFAULT_LISTEN[Face.RPC], "evaluation over gRPC: off, or a list of addresses"),
     Option("management_listen", parse_listeners, DEFAULT_LISTEN[Face.MANAGEMENT], "health and metrics over HTTP"),
+    Option("sync_listen", parse_listeners, DEFAULT_LISTEN[Face.SYNC], "flags for in-process providers over gRPC"),
     Option("ofrep_listen", parse_listeners, DEFAULT_LISTEN[Face.OFREP], "evaluation over HTTP: OFREP and Connect"),
     Option("tls_cert", _path, None, "certificate chain (PEM); with it every TCP address speaks TLS, 1.2 at least"),
     Option("tls_key", _path, None, "the certificate's private key (PEM), which nobody else may read"),
@@ -187,7 +188,7 @@ def _settle_listeners(picked: dict[str, Any], problems: list[str]) -> None:
     if (cert is None) != (key is None) or (client_ca is not None and cert is None):
         problems.append("tls_cert, tls_key: want both for TLS, and TLS for tls_client_ca")
     picked["tls"] = None if cert is None or key is None else TlsFiles(cert, key, client_ca)
-    listen = {face: picked.pop(_name(face), None) or () for face in Face}
+    listen = {face: picked.pop(_name(face)) or () for face in Face}
     if cert is None:
         listen = {face: tuple(_plaintext(listener) for listener in listen[face]) for face in Face}
     elif not any(listener.tls for face in Face for listener in listen[face]):

@@ -24,8 +24,9 @@ from sidecar.faces.evaluation_v2 import EvaluationV2
 from sidecar.faces.events import EventStreams
 from sidecar.faces.management import Management
 from sidecar.faces.ofrep import Ofrep
+from sidecar.faces.sync import Sync
 from sidecar.follow import Follow, Follower
-from sidecar.front import FrontKind, serve
+from sidecar.front import FrontKind, Service, serve
 from sidecar.http_app import Cors, HttpApp, HttpFace
 from sidecar.http_front import HttpFront, serve_http
 from sidecar.keep import Kept
@@ -87,7 +88,7 @@ async def _faces(
         EvaluationV1(board, events, disabled=DisabledOnV1(config.disabled_on_v1)),
         EvaluationV2(board, events),
     ]
-    over_grpc = {Face.RPC: evaluation}
+    over_grpc: dict[Face, list[Service]] = {Face.RPC: [*evaluation], Face.SYNC: [Sync(board)]}
     fronts: list[HttpFront] = []
     management = Management(board, SidecarMetrics(board, follower.tally, events, lambda: fronts))
     evaluation_over_http: dict[bytes, HttpFace] = {b"ofrep": Ofrep(board)}

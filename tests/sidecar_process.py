@@ -12,7 +12,7 @@ from typing import Any
 
 STARTS_WITHIN_S = 30.0
 ENDS_WITHIN_S = 30.0
-OTHER_FACES = ("management", "ofrep")
+OTHER_FACES = ("management", "sync", "ofrep")
 
 
 class SidecarProcess:

@@ -121,7 +121,7 @@ class Stage:
 _MAIN: Final = "import sys; from publisher.cli import main; sys.exit(main())"
 _SIDECAR_MAIN: Final = "from sidecar.cli import main; main()"
 # Any free port, and no other: a real sidecar, or flagd, may run on this machine.
-_SIDECAR_LISTENS: Final = ("--listen", "127.0.0.1:0", "--management-listen", "off", "--ofrep-listen", "off")
+_SIDECAR_LISTENS: Final = ["--listen=127.0.0.1:0", "--management-listen=off", "--sync-listen=off", "--ofrep-listen=off"]
 
 
 def stub_of(channel: grpc.aio.Channel) -> Any:

@@ -34,7 +34,7 @@ def test_stronger_source_wins_option_by_option():
 
 def test_defaults_are_flagds_ports_on_loopback_without_tls_and_the_state_directory():
     read_back = config(GIVEN)
-    ports = {Face.RPC: 8013, Face.MANAGEMENT: 8014, Face.OFREP: 8016}
+    ports = {Face.RPC: 8013, Face.MANAGEMENT: 8014, Face.SYNC: 8015, Face.OFREP: 8016}
     assert {face: read_back.listen[face] for face in ports} == {
         face: (TcpListener("127.0.0.1", port),) for face, port in ports.items()
     }
@@ -77,7 +77,7 @@ def test_every_problem_is_said_in_one_message_with_its_origin():
         *("unix:relative.sock", "unix:", "unix:/" + 103 * "x", "plaintext:unix:/s", "plaintext:off", "tcp:127.0.0.1:1"),
     ],
 )
-@pytest.mark.parametrize("option", ["listen", "management_listen", "ofrep_listen"])
+@pytest.mark.parametrize("option", [face.option.removeprefix("--").replace("-", "_") for face in Face])
 def test_address_that_is_none_is_refused(option, text):
     with pytest.raises(Misconfigured, match=f"^{option} "):
         config({option: text}, GIVEN)
@@ -111,7 +111,7 @@ def test_with_a_certificate_every_tcp_address_has_tls_but_those_marked_plaintext
     assert read_back.tls == TlsFiles(Path("/tls/crt"), Path("/tls/key"), Path("/tls/ca"))
 
 
-@pytest.mark.parametrize("face", ["listen", "management_listen", "ofrep_listen"])
+@pytest.mark.parametrize("face", [face.option.removeprefix("--").replace("-", "_") for face in Face])
 @pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "plaintext:0.0.0.0:1", "[::ffff:7f00:1]:1"])
 @pytest.mark.parametrize("more", [{}, TLS], ids=["bare", "tls"])
 def test_plaintext_that_others_can_reach_needs_its_own_word(face, address, more):
