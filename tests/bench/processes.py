@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,11 +114,14 @@ def _status_field(status: Path, name: str) -> int:
 
 
 @contextmanager
-def running(command: Sequence[str], *, speaks: bool = False) -> Iterator[Child]:
+def running(
+    command: Sequence[str], *, speaks: bool = False, variables: Mapping[str, str] | None = None
+) -> Iterator[Child]:
     """Run a command in a directory without a configuration of ours; end it on leaving.
 
     Args:
         speaks: it writes lines of JSON to its stdout.
+        variables: added to its environment.
     """
     with tempfile.TemporaryDirectory(prefix="flaghoist-bench-") as home:
         errors = Path(home) / "stderr"
@@ -129,7 +132,7 @@ def running(command: Sequence[str], *, speaks: bool = False) -> Iterator[Child]:
                 stdout=subprocess.PIPE if speaks else subprocess.DEVNULL,
                 stderr=stderr,
                 text=True,
-                env=_environment(home),
+                env=_environment(home) | dict(variables or {}),
                 cwd=ROOT,
             )
         child = Child(process, errors)

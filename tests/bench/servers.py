@@ -17,12 +17,8 @@ from sidecar.front import FrontKind
 from tests.bench.processes import READY_S, Child, module, running
 from tests.kafka.broker import free_ports
 
-# By default a client that came too early waits for a second before it tries again.
-_SOON = (
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 50),
-)
+# Open, as they are in a pod, on any free port: sidecars that are compared run side by side.
+_OTHER_FACES = {f"FLAGHOIST_{face}_LISTEN": "127.0.0.1:0" for face in ("MANAGEMENT", "SYNC", "OFREP")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +48,7 @@ def sidecar(
             "--state-dir",
             str(state_dir or Path(place) / "state"),
         ]
-        with running(command) as child:
+        with running(command, variables=_OTHER_FACES) as child:
             yield Server(child, address)
 
 
@@ -76,7 +72,9 @@ def wait_until_serving(server: Server) -> None:
 
     server.child.wait_for(accepts, "listening")
     with channel(server) as opened:
-        watch = health_pb2_grpc.HealthStub(opened).Watch(health_pb2.HealthCheckRequest(), timeout=READY_S)
+        watch = health_pb2_grpc.HealthStub(opened).Watch(
+            health_pb2.HealthCheckRequest(), timeout=READY_S, wait_for_ready=True
+        )
         for status in watch:
             if status.status == health_pb2.HealthCheckResponse.SERVING:
                 watch.cancel()
@@ -98,7 +96,7 @@ def wait_until_fresh(server: Server, key: str) -> None:
 
 def channel(server: Server) -> grpc.Channel:
     """Return a plaintext channel to the server."""
-    return grpc.insecure_channel(server.address, options=_SOON)
+    return grpc.insecure_channel(server.address)
 
 
 def answer_of(server: Server, path: str, request: bytes) -> bytes:
