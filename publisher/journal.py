@@ -14,6 +14,7 @@ from pathlib import Path
 
 from flaghoist.errors import Misconfigured, Refused, Unavailable
 from flaghoist.values import LogId
+from publisher.files import replace_file
 
 
 class SignedTwice(Refused):
@@ -138,14 +139,4 @@ class Journal:
         document = {"last": None if self.last is None else asdict(self.last)}
         document["claim"] = None if self.claim is None else asdict(self.claim)
         text = json.dumps(document, default=lambda value: base64.b64encode(value).decode("ascii"))
-        new = self._path.with_suffix(".new")
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(self._path)
-        directory = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_file(self._path, text.encode())

@@ -25,6 +25,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "approve": ("publisher.cli.decide:approve", "Approve, or reject, somebody else's proposal."),
     "publish": ("publisher.cli.publish:publish", "Put an approved proposal into the ledger."),
     "flag": ("publisher.cli.flag:flag", "List, show and evaluate flags."),
+    "export": ("publisher.cli.export:export", "Write the flags as a file that flagd serves."),
     "history": ("publisher.cli.flag:history", "Show every change of one flag."),
     "audit": ("publisher.cli.audit:audit", "Show and verify the whole ledger."),
     "doctor": ("publisher.cli.doctor:doctor", "Check this machine and its ledger, and say what to do."),

@@ -91,7 +91,7 @@ def test_crash_between_writing_and_renaming_leaves_the_old_journal(tmp_path, mon
         def crash(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("pathlib.Path.rename", crash)
+        monkeypatch.setattr("pathlib.Path.replace", crash)
         with pytest.raises(KeyboardInterrupt):
             journal.record(mark(1, 3, b"b"))
         monkeypatch.undo()
