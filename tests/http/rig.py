@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import uvloop
+
 from sidecar.board import Board
 from sidecar.faces.connect import Connect
 from sidecar.faces.evaluation_v1 import EvaluationV1
@@ -147,7 +149,7 @@ def runner(flags: Definitions | None) -> Callable[..., None]:
             async with asyncio.timeout(SCENARIO_S), rig(other[0] if other else flags, **options) as it:
                 await scenario(it)
 
-        asyncio.run(main())
+        uvloop.run(main())  # as the sidecar does
 
     return run
 

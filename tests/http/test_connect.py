@@ -6,6 +6,7 @@ import struct
 from typing import Any
 
 import pytest
+import uvloop
 
 from flaghoist.values import Seq
 from sidecar.board import VerifierState
@@ -249,4 +250,4 @@ def test_event_stream_over_the_limit_ends_with_an_error() -> None:
                 assert (flags, end["error"]["code"]) == (2, "resource_exhausted")
                 writer.close()
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
