@@ -150,8 +150,9 @@ def _context(files: TlsFiles, client_ca: bytes | None) -> ssl.SSLContext:
         # As grpcio does: a listed CA is trusted even if it is itself signed by another.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         try:
-            context.load_verify_locations(cadata=client_ca.decode("ascii", "replace"))
-        except ssl.SSLError as error:
+            # PEM may have text between its blocks, in any language.
+            context.load_verify_locations(cadata=client_ca.decode("ascii", "ignore"))
+        except (ssl.SSLError, ValueError) as error:
             raise Misconfigured(
                 f"--tls-client-ca {files.client_ca}: want certificates in PEM: {_reason(error)}",
                 hint="give the certificates of those who sign your clients' certificates",
@@ -169,8 +170,8 @@ def _no_password() -> str:
     raise _EncryptedError
 
 
-def _reason(error: ssl.SSLError | _EncryptedError) -> str:
-    return (error.reason or str(error)).lower().replace("_", " ")
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or error).lower().replace("_", " ")
 
 
 def _text(time: datetime) -> str:
