@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +32,9 @@ from ruamel.yaml import YAML
 from flaghoist import __version__
 from flaghoist.log.base import Stream, read_to_end
 from flaghoist.log.location import KafkaLocation, open_log, parse
+from sidecar.cli import read_config
 from sidecar.config import ENV_PREFIX, OPTIONS
+from sidecar.listeners import Face
 from tests.kafka.broker import Broker, free_ports, pinned_version
 from tests.scenarios.operators import PASSPHRASE, Ended, Team, write_flags
 from tests.sidecar_process import SidecarProcess, running_sidecar
@@ -156,6 +159,16 @@ def test_sidecars_are_given_options_that_there_are(origin):
     for name, value in given.items():
         options[name].parse(value)
     assert isinstance(parse(given["FLAGHOIST_LEDGER"]), KafkaLocation)
+
+
+def test_the_guides_listeners_for_metrics_are_allowed_and_leave_the_rest_on_loopback():
+    blocks = re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        given = variables({"env": YAML(typ="safe").load(textwrap.dedent(block))}) | variables(native_sidecar())
+        listen = read_config([], {**given, "FLAGHOIST_HOME": "/nonexistent"}).listen
+        for face, listeners in listen.items():
+            assert all(each.loopback and not each.tls for each in listeners) == (face is not Face.MANAGEMENT)
 
 
 def test_services_reach_the_broker_at_an_address_that_it_advertises():
