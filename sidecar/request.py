@@ -5,13 +5,13 @@ Pure. Sources: flagd's docs, "Selectors" and "Context"; W3C Baggage, "Baggage HT
 
 import csv
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeAlias
 from urllib.parse import unquote
 
 from flaghoist.definition import JsonValue
-from flaghoist.selector import EVERYTHING, Selector
+from flaghoist.selector import EVERYTHING, BadSelector, Selector
 from flaghoist.values import Seq
 
 SELECTOR_HEADER: Final = "flagd-selector"
@@ -23,6 +23,8 @@ BAGGAGE_KEY: Final = "flaghoist.seq"
 BAGGAGE_CHARS_MAX: Final = 8192
 BAGGAGE_MEMBERS_MAX: Final = 180
 
+# Names of sources and variants are shorter; each view that is kept remembers some selectors.
+SELECTOR_CHARS_MAX: Final = 512
 # Callers choose selectors; those of the few providers of one pod are parsed once.
 SELECTORS_KEPT: Final = 64
 
@@ -32,6 +34,10 @@ _BAGGAGE_VALUE: Final = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*
 _HEADER_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+\Z")  # RFC 9110 token, in lower case
 
 _NOTHING: Final[Mapping[str, JsonValue]] = {}
+
+
+# Name, in lower case as HTTP/2 and ASGI give it, and value.
+Headers: TypeAlias = Sequence[tuple[str, str | bytes]] | Sequence[tuple[bytes, bytes]]
 
 
 class PinMiss(StrEnum):
@@ -82,30 +88,32 @@ class RequestReader:
     ) -> None:
         self._static = dict(static_context)
         self._keys = dict(header_context or {})
-        names = {SELECTOR_HEADER, PIN_HEADER, BAGGAGE_HEADER, *self._keys}
-        self._watched: frozenset[str | bytes] = frozenset((*names, *(name.encode() for name in names)))
+        # What a header's value must hold to count; baggage of others, which tracing puts into every call, does not.
+        marks = {BAGGAGE_HEADER: BAGGAGE_KEY, SELECTOR_HEADER: "", PIN_HEADER: "", **dict.fromkeys(self._keys, "")}
+        self._marks: dict[str | bytes, str | bytes] = {}
+        for name, mark in marks.items():
+            self._marks[name] = mark
+            self._marks[name.encode()] = mark.encode()
         self._selectors: dict[str, Selector] = {}
         self._plain = Asked(EVERYTHING, None, self._static)
 
-    def read(self, headers: Iterable[tuple[str | bytes, str | bytes]]) -> Asked:
+    def read(self, headers: Headers) -> Asked:
         """Return what a request asks.
 
         Args:
-            headers: name, in lower case as HTTP/2 and ASGI give it, and value; untrusted.
+            headers: untrusted.
 
         Raises:
             BadSelector: the selector has an unknown key. A pin that cannot be read is no error: see Asked.pin.
         """
-        watched = self._watched
-        found: list[tuple[str, str]] | None = None
+        marks = self._marks
         for name, value in headers:
-            if name in watched:
-                if found is None:
-                    found = []
-                found.append((_text(name), _text(value)))
-        return self._plain if found is None else self._asked(found)
+            mark = marks.get(name)
+            if mark is not None and mark in value:  # type: ignore[operator]  # both are str, or both bytes
+                return self._asked([(_text(name), _text(value)) for name, value in headers if name in marks])
+        return self._plain
 
-    def selector(self, headers: Iterable[tuple[str | bytes, str | bytes]]) -> Selector:
+    def selector(self, headers: Headers) -> Selector:
         """Return the part of the flags that a request asks for, where nothing else counts.
 
         Raises:
@@ -130,6 +138,8 @@ class RequestReader:
     def _parsed(self, text: str) -> Selector:
         selector = self._selectors.get(text)
         if selector is None:
+            if len(text) > SELECTOR_CHARS_MAX:
+                raise BadSelector(f"selector: want at most {SELECTOR_CHARS_MAX} characters, got {len(text)}")
             selector = Selector.parse(text)
             if len(self._selectors) >= SELECTORS_KEPT:
                 self._selectors.clear()
