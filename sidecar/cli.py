@@ -83,6 +83,8 @@ def _text(value: object) -> str:
 def _run(config: Config) -> int:
     import asyncio
 
+    # grpcio writes a line for each failed handshake, which anybody can cause without end. It reads this when imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from sidecar.report import configure
     from sidecar.service import run
 
