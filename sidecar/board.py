@@ -108,7 +108,6 @@ class Board:
         "_fresh_at",
         "_past",
         "_past_bytes",
-        "_put",
         "_waiting",
         "_watchers",
         "clock",
@@ -127,8 +126,7 @@ class Board:
         self.min_pin = Seq(0)
         self._past: dict[Seq, _Past] = {}  # in the order of put(), so the newest is the last
         self._past_bytes = 0
-        self._put = asyncio.Event()  # replaced by each put
-        self._waiting = 0
+        self._waiting: dict[asyncio.Future[None], Seq] = {}
         self._watchers: set[Watcher] = set()
         self._changes: deque[tuple[View | None, View, Changes]] = deque(maxlen=CHANGES_KEPT)
         self._closed = False
@@ -154,8 +152,9 @@ class Board:
         if min_pin > self.min_pin:
             self.min_pin = min_pin
         self._forget(now_s)
-        put, self._put = self._put, asyncio.Event()
-        put.set()
+        for waiter, seq in self._waiting.items():
+            if seq <= view.seq:
+                _wake(waiter)
         self._wake()
 
     def _supersede(self, past: _Past, view: View, now_s: float) -> None:
@@ -195,17 +194,25 @@ class Board:
 
     async def until(self, seq: Seq, timeout_s: float) -> None:
         """Return when the view served is of `seq` or newer, or the time is over; at once when very many wait."""
-        if self._waiting >= PIN_WAITS_MAX:
+        if self._closed or len(self._waiting) >= PIN_WAITS_MAX:
             return
-        self._waiting += 1
+        if self.view is not None and self.view.seq >= seq:
+            return
+        # No asyncio.timeout(): its exceptions make cycles, and garbage of calls that were in vain should not pile up.
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        self._waiting[waiter] = seq
+        timer = loop.call_later(timeout_s, _wake, waiter)
         try:
-            async with asyncio.timeout(timeout_s):
-                while not self._closed and (self.view is None or self.view.seq < seq):
-                    await self._put.wait()
-        except TimeoutError:
-            pass
+            await waiter
         finally:
-            self._waiting -= 1
+            timer.cancel()
+            del self._waiting[waiter]
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a version to come."""
+        return len(self._waiting)
 
     async def served(self, asked: Asked) -> Served:
         """Return what a call is answered from; one that is pinned to a version still to come may wait PIN_WAIT_S.
@@ -294,12 +301,18 @@ class Board:
     def close(self) -> None:
         """End every watcher, now and later: the sidecar drains. The view stays, for calls that are still open."""
         self._closed = True
-        self._put.set()
+        for waiter in self._waiting:
+            _wake(waiter)
         self._wake()
 
     def _wake(self) -> None:
         for watcher in self._watchers:
             watcher.wake()
+
+
+def _wake(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class Watcher:
