@@ -22,7 +22,7 @@ CACHE: Final = REPO / ".cache" / "clients"
 PROTO: Final = REPO / "proto"
 EVALUATION: Final = "flagd/evaluation/v2/evaluation.proto"
 
-# From cold, Rust takes a minute on two cores and the others a quarter of that; a busy machine may take several times it.
+# From cold on two cores Rust takes a minute, the others a quarter of that; a busy machine may take several times it.
 BUILD_S: Final = 900.0
 PROGRESS_S: Final = 10.0
 

@@ -63,7 +63,6 @@ public final class Client {
                 .cacheType(options.getOrDefault("cache", "lru"))
                 // A test waits for what production waits for, only sooner.
                 .retryBackoffMs(100)
-                .retryGracePeriod(2)
                 .build());
         Client service = new Client(provider);
         PrintStream output = new PrintStream(System.out, true, StandardCharsets.UTF_8);

@@ -97,7 +97,6 @@ OpenFeature.setProvider(
     // A test waits for what production waits for, only sooner.
     retryBackoffMs: 1000, // rounded to whole seconds by the provider
     retryBackoffMaxMs: 500,
-    retryGracePeriod: 2,
   }),
 );
 

@@ -98,7 +98,6 @@ def main() -> None:
             # A test waits for what production waits for, only sooner.
             retry_backoff_ms=100,
             retry_backoff_max_ms=500,
-            retry_grace_period=2,
         )
     )
     for line in sys.stdin:
