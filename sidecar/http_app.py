@@ -69,13 +69,15 @@ class HttpRequest:
         if message["type"] == "http.request" and not message["more_body"]:
             body: bytes = message["body"]
             return body
-        held = bytearray()
+        parts: list[bytes] = []
+        count = 0
         while message["type"] == "http.request":
-            held += message["body"]
-            if len(held) > BODY_BYTES_MAX:
-                raise TooLarge("request body", limit=BODY_BYTES_MAX, got=len(held))
+            parts.append(message["body"])
+            count += len(message["body"])
+            if count > BODY_BYTES_MAX:
+                raise TooLarge("request body", limit=BODY_BYTES_MAX, got=count)
             if not message["more_body"]:
-                return bytes(held)
+                return b"".join(parts)
             message = await self._receive()
         raise ClientLeft
 

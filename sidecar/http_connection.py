@@ -20,7 +20,7 @@ from sidecar.http_app import BODY_BYTES_MAX
 HEAD_BYTES_MAX: Final = 1024 * 1024  # flagd's limit of a request's headers
 FIELDS_MAX: Final = 256  # each costs 200 bytes of memory, however short it is; services meshes add some 20
 URL_BYTES_MAX: Final = 16 * 1024  # a path of ours is at most 300 bytes, or 900 with every byte as %XX
-PIPELINE_MAX: Final = 64  # no client that we know pipelines at all
+PIPELINE_MAX: Final = 16  # no client that we know pipelines at all
 DISCARD_BYTES_MAX: Final = 8 * 1024 * 1024  # read on that long after a 413, so that the client can see it
 
 
@@ -33,7 +33,7 @@ class HttpLimits:
     idle_s: seconds between two requests: nginx's 75.
     request_s: seconds from the first byte of a request to its last; a client on this machine needs milliseconds.
     unread_s: seconds that an answer may wait for a client that does not read it.
-    held_bytes_max: all unfinished requests together: 60 bodies of the largest size.
+    held_bytes_max: all unfinished requests together: 15 of the largest, which in memory take up to three times that.
     unread_bytes_max: all answers together that clients are slow to read; small ones (64 KiB) do not count.
     look_s: seconds between two looks at the connections.
     """
@@ -42,8 +42,8 @@ class HttpLimits:
     idle_s: float = 75.0
     request_s: float = 10.0
     unread_s: float = 30.0
-    held_bytes_max: int = 64 * 1024 * 1024
-    unread_bytes_max: int = 64 * 1024 * 1024
+    held_bytes_max: int = 16 * 1024 * 1024
+    unread_bytes_max: int = 32 * 1024 * 1024
     look_s: float = 1.0
 
 

@@ -244,7 +244,10 @@ def test_pipeline_that_is_too_deep_ends_the_connection() -> None:
         for _ in range(PIPELINE_MAX // 2):
             assert (await read_reply(reader))[0] == 200
         writer.write(head(f"{BULK}/f") * 1000)
-        answers = await reader.read()
+        answers = b""
+        with contextlib.suppress(ConnectionError):  # a reset: the rest was not read
+            while part := await reader.read(65536):
+                answers += part
         assert answers.count(b"HTTP/1.1 ") <= PIPELINE_MAX + 1
         assert (await it.flag("f")).status == 200
 
