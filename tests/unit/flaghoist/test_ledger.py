@@ -38,7 +38,7 @@ def forge():
 
 def facts(ledger):
     """All that a refused input must leave as it was."""
-    return ledger.head, ledger.snapshot, ledger.stopped_by
+    return ledger.head, ledger.snapshot, ledger.min_pin, ledger.stopped_by
 
 
 def assert_changes_nothing(forge, data, outcome_type, code=None):
@@ -366,6 +366,22 @@ def test_definition_that_cannot_be_served_is_rejected(forge):
     assert_rejected(forge, forge.signed(forge.entry(forge.release(bad))), "bad_definition")
 
 
+def asking(forge, min_pin, *, default="on"):
+    proposal = forge.proposal(forge.op("new-checkout", boolean_flag(default)), min_pin=Seq(min_pin))
+    return Release(proposal, (forge.approval(proposal),), "approvals>=1")
+
+
+def test_proposal_that_forbids_pins_to_what_is_not_there_yet_is_rejected(forge):
+    assert_rejected(forge, forge.signed(forge.entry(asking(forge, 4))), "bad_definition")
+    assert forge.ledger.min_pin == Seq(0)
+
+
+def test_refusal_of_a_min_pin_says_what_was_expected(forge):
+    outcome = forge.ledger.judge(forge.signed(forge.entry(asking(forge, 9))))
+    assert outcome.refusal.where.endswith(".min_pin")
+    assert "want at most its entry's seq 3, got 9" in str(outcome.refusal)
+
+
 def test_proposal_of_another_environment_is_rejected(forge):
     proposal = forge.proposal(forge.op("new-checkout", boolean_flag("on")), log_id=LogId("staging"))
     release = Release(proposal, (forge.approval(proposal),), "approvals>=1")
@@ -423,6 +439,26 @@ def test_proposal_that_asks_for_more_than_this_release_can_do_is_held(forge, cha
 def test_op_that_this_release_cannot_apply_is_held(forge, target, action):
     op = Op(target, Source(""), FlagKey("new-checkout"), Seq(2), action, None)
     assert_held(forge, forge.signed(forge.entry(forge.release(op))))
+
+
+# --- min_pin ---
+
+
+def test_min_pin_is_the_largest_that_an_applied_proposal_asked_for(forge):
+    assert forge.ledger.min_pin == Seq(0)
+    forge.append(asking(forge, 3))
+    assert forge.ledger.min_pin == Seq(3)
+    forge.append(asking(forge, 2, default="off"))
+    assert forge.ledger.min_pin == Seq(3)
+    forge.put("other")
+    assert forge.ledger.min_pin == Seq(3)
+    assert replay(forge.root, forge.records).min_pin == Seq(3)
+
+
+def test_min_pin_of_a_proposal_that_is_not_applied_does_not_count(forge):
+    proposal = forge.proposal(forge.op("new-checkout", boolean_flag("on")), min_pin=Seq(3))
+    assert_rejected(forge, forge.signed(forge.entry(Release(proposal, (), "approvals>=1"))), "not_approved")
+    assert forge.ledger.min_pin == Seq(0)
 
 
 # --- replay ---

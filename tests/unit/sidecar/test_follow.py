@@ -11,7 +11,7 @@ from flaghoist.errors import LogMissing, Unavailable
 from flaghoist.ledger import Ledger
 from flaghoist.log.base import Stream
 from flaghoist.log.reconnect import follow_reliably
-from flaghoist.records import RootUpdate
+from flaghoist.records import Release, RootUpdate
 from flaghoist.values import Seq
 from sidecar.board import Board, VerifierState
 from sidecar.follow import Follower
@@ -128,6 +128,35 @@ def test_history_is_not_replayed_to_the_callers(pod):
                 seen.append((await watcher.next()).seq)
             await pod.until(lambda: board.view.seq == pod.forge.ledger.head.seq)
         assert seen == [pod.forge.ledger.head.seq]
+
+    run(scenario)
+
+
+def test_each_entry_can_be_pinned_to_also_one_that_came_with_others(pod):
+    async def scenario():
+        async with pod.running() as board:
+            await pod.until(lambda: board.view is not None)
+            pod.write(*(pod.forge.put("new-checkout", boolean_flag(v)) for v in ("on", "off", "on")))
+            await pod.until(lambda: board.view.seq == Seq(5))
+            kept = [board.at(Seq(n)).flags["new-checkout"].definition.default_variant for n in (2, 3, 4, 5)]
+            assert kept == ["off", "on", "off", "on"]
+            assert board.at(Seq(1)) is None
+
+    run(scenario)
+
+
+def test_min_pin_reaches_the_board_live_and_from_what_was_kept(pod):
+    async def scenario():
+        async with pod.running() as board:
+            await pod.until(lambda: board.view is not None)
+            proposal = pod.forge.proposal(pod.forge.op("new-checkout", boolean_flag("on")), min_pin=Seq(3))
+            pod.write(pod.forge.append(Release(proposal, (pod.forge.approval(proposal),), "approvals>=1")))
+            await pod.until(lambda: board.view.seq == Seq(3))
+            assert (board.min_pin, board.at(Seq(2))) == (Seq(3), None)
+            await pod.until_kept()
+        pod.logs.lose()
+        async with pod.running() as board:
+            assert board.min_pin == Seq(3)
 
     run(scenario)
 
