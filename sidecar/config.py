@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from flaghoist.definition import JsonValue
 from flaghoist.environment import Environments
 from flaghoist.errors import FlaghoistError, Misconfigured
 from sidecar.listeners import Face, Listener, TcpListener, parse_listeners
+from sidecar.request import header_context_from, static_context_from
 from sidecar.tls import TlsFiles
 
 ENV_PREFIX: Final = "FLAGHOIST_"
@@ -39,6 +41,8 @@ class Config:
     tls: TlsFiles | None
     token_file: Path | None
     cors_origins: tuple[str, ...]
+    context_value: Mapping[str, JsonValue]
+    context_from_header: Mapping[str, str]
     server: str
     state_dir: Path
     drain_s: float
@@ -123,6 +127,8 @@ OPTIONS: Final = (
     Option("allow_plaintext_network", _switch, "false", "let addresses that others can reach do without TLS"),
     Option("token_file", _path, None, "calls must carry a bearer token of this file, one a line; not for health"),
     Option("cors_origins", _list, "", "web pages that may ask over HTTP: a list of origins, or *"),
+    Option("context_value", static_context_from, "", "what every evaluation's context holds: KEY=VALUE,…"),
+    Option("context_from_header", header_context_from, "", "context keys taken from a call's headers: HEADER=KEY,…"),
     Option("server", _choice(*SERVERS), "auto", "gRPC front: native (faster), grpcio, or auto"),
     Option("state_dir", _path, None, "where the last good state is kept (default: the XDG state directory)"),
     Option("drain_s", _seconds, "5", "seconds that open calls may take after SIGTERM"),

@@ -23,7 +23,16 @@ from grpc_reflection.v1alpha import reflection
 
 from flaghoist.errors import Misconfigured
 from sidecar.board import Board
-from sidecar.listeners import Face, Listener, TcpListener, UnixListener, address_text, cannot_listen, try_bind
+from sidecar.listeners import (
+    HANDSHAKE_S,
+    Face,
+    Listener,
+    TcpListener,
+    UnixListener,
+    address_text,
+    cannot_listen,
+    try_bind,
+)
 from sidecar.tls import ServerTls, TlsMaterial
 
 logger = structlog.get_logger()
@@ -44,6 +53,7 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # A client that stopped answering (a frozen process, say) leaves a stream behind; pings find it.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.server_handshake_timeout_ms", round(HANDSHAKE_S * 1000)),
 )
 
 

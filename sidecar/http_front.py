@@ -17,11 +17,10 @@ from flaghoist.errors import Misconfigured
 from sidecar.front import DRAIN_S
 from sidecar.http_app import HttpApp
 from sidecar.http_connection import Connections, HttpLimits
-from sidecar.listeners import BACKLOG, Face, Listener, UnixListener, address_text, bind
+from sidecar.listeners import BACKLOG, HANDSHAKE_S, Face, Listener, UnixListener, address_text, bind
 from sidecar.tls import ServerTls
 
 LIMITS: Final = HttpLimits()
-HANDSHAKE_S: Final = 5.0  # a client on this machine needs milliseconds; until then it counts as no connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +92,8 @@ class _Acceptor:
     async def open(self) -> None:
         """Accept from now on; open connections stay as they are.
 
-        A server keeps the context that it was made with, and a context cannot forget a CA. So each renewal makes a new
-        server on another handle of the same socket: no connection is refused in between.
+        A server keeps the context that it was made with, and a context forgets neither a CA nor a session. So each
+        renewal makes a new server on another handle of the same socket: no connection is refused in between.
 
         Raises:
             Misconfigured: this process has no file handle left.

@@ -18,6 +18,7 @@ from flaghoist.errors import Misconfigured
 SOCKET_MODE: Final = 0o660  # the pod's group; services of other users share it by fsGroup
 SOCKET_PATH_BYTES_MAX: Final = 103  # sockaddr_un on macOS, less its closing zero; Linux has 107
 BACKLOG: Final = 1024  # connections that the kernel keeps for us while we are busy
+HANDSHAKE_S: Final = 10.0  # a client on this machine needs milliseconds; one that says nothing holds a file handle
 
 OFF: Final = "off"
 UNIX: Final = "unix:"

@@ -34,6 +34,7 @@ from sidecar.listeners import Face
 from sidecar.metrics import SidecarMetrics
 from sidecar.renewal import keep_renewed
 from sidecar.report import BoundedReport
+from sidecar.request import RequestReader
 from sidecar.tls import ServerTls
 from sidecar.tokens import Tokens
 
@@ -84,11 +85,15 @@ async def _faces(
     So readiness can be asked for during the drain, and the drain takes `drain_s`, however many faces there are.
     """
     events = EventStreams(board)
+    requests = RequestReader(static_context=config.context_value, header_context=config.context_from_header)
     evaluation = [
-        EvaluationV1(board, events, disabled=DisabledOnV1(config.disabled_on_v1)),
-        EvaluationV2(board, events),
+        EvaluationV1(board, events, requests=requests, disabled=DisabledOnV1(config.disabled_on_v1)),
+        EvaluationV2(board, events, requests=requests),
     ]
-    over_grpc: dict[Face, list[Service]] = {Face.RPC: [*evaluation], Face.SYNC: [Sync(board)]}
+    over_grpc: dict[Face, list[Service]] = {
+        Face.RPC: [*evaluation],
+        Face.SYNC: [Sync(board, static_context=config.context_value)],
+    }
     fronts: list[HttpFront] = []
     management = Management(board, SidecarMetrics(board, follower.tally, events, lambda: fronts))
     evaluation_over_http: dict[bytes, HttpFace] = {b"ofrep": Ofrep(board)}

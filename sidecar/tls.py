@@ -129,9 +129,6 @@ def _validity(path: Path, chain: bytes, now_s: float) -> datetime:
 def _context(files: TlsFiles, client_ca: bytes | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = MINIMUM
-    # A resumed session is not verified again: it would outlive the CA that was taken away.
-    context.num_tickets = 0
-    context.options |= ssl.OP_NO_TICKET
     context.set_alpn_protocols(["http/1.1"])
     try:
         context.load_cert_chain(files.cert, files.key, password=_no_password)

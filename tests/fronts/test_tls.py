@@ -2,10 +2,12 @@
 
 import asyncio
 import http.client
+import socket
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +17,12 @@ import uvloop
 from flagd.evaluation.v2 import evaluation_pb2 as v2
 from flagd.evaluation.v2 import evaluation_pb2_grpc as v2_grpc
 
+from sidecar import http_front
 from sidecar.board import Board
 from sidecar.faces.evaluation_v2 import EvaluationV2
 from sidecar.faces.events import EventStreams
 from sidecar.faces.ofrep import Ofrep
-from sidecar.front import FrontKind, kind_of, serve
+from sidecar.front import OPTIONS, FrontKind, kind_of, serve
 from sidecar.http_app import HttpApp
 from sidecar.http_front import serve_http
 from sidecar.listeners import Face, TcpListener
@@ -28,6 +31,7 @@ from tests.certificates import Authority, Issued
 from tests.fronts.rig import DEADLINE_S, Clock, switch, view_of
 
 LISTENER = TcpListener("127.0.0.1", 0, tls=True)
+GRPC_OPTIONS = OPTIONS
 BODY = b'{"context":{}}'
 LOOPS = [pytest.param(asyncio.run, id="asyncio"), pytest.param(uvloop.run, id="uvloop")]
 
@@ -120,10 +124,10 @@ class Served:
         services = [EvaluationV2(board, EventStreams(board))]
         app = HttpApp("ofrep", {b"ofrep": Ofrep(board)})
         async with (
-            serve(services, [LISTENER], board=board, tls=self.tls, drain_s=2.0) as front,
-            serve_http(app, [LISTENER], face=Face.OFREP, tls=self.tls, drain_s=2.0) as http_front,
+            serve(services, [LISTENER], board=board, tls=self.tls, drain_s=2.0, options=GRPC_OPTIONS) as front,
+            serve_http(app, [LISTENER], face=Face.OFREP, tls=self.tls, drain_s=2.0) as second,
         ):
-            for name, address in (("rpc", front.addresses[0]), ("ofrep", http_front.addresses[0])):
+            for name, address in (("rpc", front.addresses[0]), ("ofrep", second.addresses[0])):
                 self.ports[name] = int(address.rpartition(":")[2])
             yield self
 
@@ -321,3 +325,49 @@ def test_no_connection_is_refused_while_certificates_are_renewed(
                 renewed.set()
 
     run(scenario())
+
+
+@pytest.mark.parametrize("face", ["rpc", "ofrep"])
+def test_resumed_session_does_not_outlive_its_ca(face: str, ca: Authority, place: Path) -> None:
+    old, new = Authority("old"), Authority("new")
+    # With TLS 1.2 the session is there as soon as the handshake is done.
+    context = Client(ca.cert, old.issue("checkout"), most=ssl.TLSVersion.TLSv1_2).context(place)
+    context.set_alpn_protocols(["h2" if face == "rpc" else "http/1.1"])
+
+    def connect(port: int, session: ssl.SSLSession | None = None) -> tuple[ssl.SSLSession | None, bool | None]:
+        with (
+            socket.create_connection(("127.0.0.1", port), DEADLINE_S) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as secured,
+        ):
+            return secured.session, secured.session_reused
+
+    async def scenario() -> None:
+        async with Served(place, ca.issue("server"), old.cert).running() as served:
+            port = served.ports[face]
+            session, _ = await asyncio.to_thread(connect, port)
+            if face == "ofrep":  # else the refusal below would prove nothing
+                assert (await asyncio.to_thread(connect, port, session))[1]
+            await served.renew(ca.issue("server"), new.cert)
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                await asyncio.to_thread(connect, port, session)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("face", ["rpc", "ofrep"])
+def test_client_that_never_begins_its_handshake_is_cut_off(
+    face: str, ca: Authority, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_front, "HANDSHAKE_S", 0.2)
+    short = {**dict(OPTIONS), "grpc.server_handshake_timeout_ms": 200}
+    assert len(short) == len(OPTIONS)
+    monkeypatch.setattr(sys.modules[__name__], "GRPC_OPTIONS", tuple(short.items()))
+
+    async def scenario() -> None:
+        async with Served(place, ca.issue("server"), None).running() as served, asyncio.timeout(DEADLINE_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.ports[face])
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+            writer.close()
+
+    asyncio.run(scenario())

@@ -205,6 +205,15 @@ def test_every_option_has_a_help_text_and_a_name_of_its_own():
     assert all(option.help for option in OPTIONS)
 
 
+def test_contexts_are_added_to_as_flagd_does():
+    read_back = config({"context_value": "region=eu,tier=gold", "context_from_header": "X-User=user"}, GIVEN)
+    assert read_back.context_value == {"region": "eu", "tier": "gold"}
+    assert read_back.context_from_header == {"x-user": "user"}
+    assert (config(GIVEN).context_value, config(GIVEN).context_from_header) == ({}, {})
+    with pytest.raises(Misconfigured, match=r"context_value \(from source 0\)"):
+        config({"context_value": "nonsense"}, GIVEN)
+
+
 OPTIONS_PAGE = Path(__file__).parents[3] / "docs" / "sidecar.md"
 TABLE_HEAD = "| option | default | meaning |\n|---|---|---|\n"
 
