@@ -25,6 +25,7 @@ from sidecar.faces.evaluation_v2 import EvaluationV2
 from sidecar.faces.events import EventStreams
 from sidecar.front import OPTIONS, Front, FrontKind, Service, serve
 from sidecar.listeners import Listener, TcpListener
+from sidecar.request import RequestReader
 
 KINDS = [FrontKind.NATIVE, FrontKind.GRPCIO]
 DEADLINE_S = 10.0
@@ -143,6 +144,7 @@ async def rig(
     *,
     board: Board | None = None,
     disabled: DisabledOnV1 = DisabledOnV1.NOT_FOUND,
+    requests: RequestReader | None = None,
     keep_alive_s: float = 20.0,
     streams_max: int = 4096,
     drain_s: float = 2.0,
@@ -157,7 +159,11 @@ async def rig(
         board.put(view_of(flags))
         board.mark_fresh(board.clock())
     events = EventStreams(board, keep_alive_s=keep_alive_s, streams_max=streams_max)
-    services = [EvaluationV1(board, events, disabled=disabled), EvaluationV2(board, events), *more_services]
+    services = [
+        EvaluationV1(board, events, requests=requests, disabled=disabled),
+        EvaluationV2(board, events, requests=requests),
+        *more_services,
+    ]
     async with (
         serve(services, [listener], board=board, kind=kind, drain_s=drain_s, options=server_options) as front,
         grpc.aio.insecure_channel(front.addresses[0]) as channel,
