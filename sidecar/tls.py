@@ -106,7 +106,7 @@ def load(files: TlsFiles, now_s: float) -> TlsMaterial:
 
 
 def _validity(path: Path, chain: bytes, now_s: float) -> datetime:
-    # Here: a sidecar without TLS has no use for it, and it takes 15 MB.
+    # Here: a sidecar without TLS has no use for it, and it takes 7 MB and 40 ms.
     from cryptography import x509
 
     try:

@@ -14,7 +14,7 @@ from sidecar.secret_file import read_secret
 OPTION: Final = "--token-file"
 TOKEN_CHARS_MIN: Final = 16  # of base64 these are 96 bits: nobody guesses them over a network
 TOKEN_CHARS_MAX: Final = 4096  # half of what HTTP servers commonly take as one header
-TOKENS_MAX: Final = 64  # each is compared at each call: 0.3 µs
+TOKENS_MAX: Final = 64  # each is compared at each call: 0.05 µs
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*\Z")  # RFC 6750, section 2.1: b64token
 _SCHEME: Final = "bearer "

@@ -187,6 +187,7 @@ def test_with_a_client_ca_only_its_living_certificates_get_in(
     run(scenario())
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 @pytest.mark.parametrize("face", ["rpc", "ofrep"])
 @pytest.mark.parametrize(
     ("version", "spoken"),
