@@ -71,9 +71,7 @@ class SidecarMetrics(Collector):
         yield states
 
     def _http(self) -> Iterator[Metric]:
-        open_now = GaugeMetricFamily(
-            "flaghoist_http_connections", "Open HTTP connections.", labels=["listener"]
-        )
+        open_now = GaugeMetricFamily("flaghoist_http_connections", "Open HTTP connections.", labels=["listener"])
         answers = CounterMetricFamily(
             "flaghoist_http_answers", "HTTP answers so far, by status.", labels=["listener", "status"]
         )
