@@ -4,6 +4,7 @@ Pure. A flag asks for it in its governance: `on_stale: safe_variant`, and `max_s
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from flaghoist.answer import Answer, Reason
@@ -13,7 +14,13 @@ from flaghoist.snapshot import CompiledFlag, View
 ON_STALE_KEY: Final = "flaghoist.on_stale"
 SAFE_VARIANT: Final = "safe_variant"
 
-_NONE: Final[Mapping[str, Answer]] = {}
+
+@dataclass(frozen=True, slots=True)
+class SafeAnswer(Answer):
+    """An answer that a flag's age has put in place of its rule's."""
+
+
+_NONE: Final[Mapping[str, SafeAnswer]] = {}
 
 
 class SafeAnswers:
@@ -24,7 +31,7 @@ class SafeAnswers:
     def __init__(self, view: View) -> None:
         self.view = view
         # By age in seconds from which it counts, then by flag.
-        self._answers: list[tuple[int, str, Answer]] = sorted(
+        self._answers: list[tuple[int, str, SafeAnswer]] = sorted(
             (
                 (flag.definition.governance.max_stale_s or 0, str(key), _safe_answer(flag))
                 for key, flag in view.flags.items()
@@ -32,10 +39,10 @@ class SafeAnswers:
             ),
             key=lambda each: each[:2],
         )
-        self._due: Mapping[str, Answer] = _NONE
+        self._due: Mapping[str, SafeAnswer] = _NONE
         self._due_at_s: int | None = None
 
-    def at(self, stale_s: int) -> Mapping[str, Answer]:
+    def at(self, stale_s: int) -> Mapping[str, SafeAnswer]:
         """Return, by flag key, the answers that replace those of the rules.
 
         Args:
@@ -47,9 +54,8 @@ class SafeAnswers:
         return self._due
 
 
-def _safe_answer(flag: CompiledFlag) -> Answer:
+def _safe_answer(flag: CompiledFlag) -> SafeAnswer:
     definition = flag.definition
     name = definition.governance.safe_variant
     assert name is not None  # noqa: S101 (definition.py refuses on_stale without one)
-    metadata = {**definition.metadata, ON_STALE_KEY: SAFE_VARIANT}
-    return Answer(str(flag.key), definition.variants[name], name, Reason.DEFAULT, metadata)
+    return SafeAnswer(str(flag.key), definition.variants[name], name, Reason.DEFAULT, definition.metadata)

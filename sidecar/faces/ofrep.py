@@ -8,10 +8,12 @@ from urllib.parse import unquote_to_bytes
 
 from flaghoist.errors import Malformed, TooLarge
 from flaghoist.evaluation import EvaluationFailed, evaluate, evaluate_all
-from sidecar.board import Board
+from flaghoist.selector import BadSelector, Selector
+from sidecar.board import Board, NothingLoaded, Served
 from sidecar.faces.ofrep_rendering import Bulk, Heads, OfrepRendering, encoded
-from sidecar.faces.ofrep_request import NothingLoaded, Served, context_of, served
+from sidecar.faces.ofrep_request import context_of
 from sidecar.http_app import JSON, NOT_FOUND, HttpAnswer, HttpRequest, method_not_allowed
+from sidecar.request import PinMiss, RequestReader
 
 BULK_PATH: Final = b"/ofrep/v1/evaluate/flags"
 SINGLE_PREFIX: Final = BULK_PATH + b"/"
@@ -23,11 +25,12 @@ _POST_ONLY: Final = method_not_allowed(b"POST")
 class Ofrep:
     """The OFREP face over one board. All of a call after its body has come happens in one turn of the event loop."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, *, requests: RequestReader | None = None) -> None:
         self._board = board
+        self._requests = requests or RequestReader()
         self._rendering: OfrepRendering | None = None
-        self._renderings: dict[int, OfrepRendering] = {}
-        self._heads = {stale: Heads(stale=stale) for stale in (False, True)}
+        self._renderings: dict[tuple[int, bool, PinMiss | None], OfrepRendering] = {}
+        self._heads: dict[tuple[Selector, bool], Heads] = {}
 
     async def answer(self, request: HttpRequest) -> HttpAnswer:
         """Return the answer to a single or a bulk evaluation."""
@@ -45,42 +48,76 @@ class Ofrep:
             return _POST_ONLY
         try:
             body = await request.body()
-            now = await served(self._board, request)
+            asked = self._requests.read(request.fields)
+            now = await self._board.served(asked)
         except TooLarge as too_large:
             return _general(413, str(too_large))
+        except BadSelector as bad:
+            return _bad_selector(bad, key)
         except NothingLoaded as nothing:
             return _general(503, str(nothing))
         rendering = self._rendered(now)
         try:
-            context = context_of(request, body)
+            context = asked.context(context_of(body))
         except Malformed as malformed:
             return rendering.refused(400, "INVALID_CONTEXT", str(malformed), key or None)
         if not key:
             bulk = rendering.everything
             if bulk is None:
-                bulk = rendering.bulk(evaluate_all(rendering.view, context, now_s=now.now_s))
+                answers = evaluate_all(rendering.view, context, now_s=now.now_s)
+                if rendering.safe:
+                    answers = (rendering.safe.get(answer.key, answer) for answer in answers)
+                bulk = rendering.bulk(answers)
                 if rendering.context_free:
                     rendering.everything = bulk
             return _conditional(request, bulk)
         try:
-            return rendering.single(evaluate(rendering.view, key, context, now_s=now.now_s))
+            return rendering.single(rendering.safe.get(key) or evaluate(rendering.view, key, context, now_s=now.now_s))
         except EvaluationFailed as failure:
             return rendering.failed(failure)
 
     def _rendered(self, now: Served) -> OfrepRendering:
         rendering = self._rendering
-        if rendering is not None and rendering.view is now.view and rendering.stale_s == now.stale_s:
+        if (
+            rendering is not None
+            and rendering.view is now.view
+            and rendering.stale_s == now.stale_s
+            and rendering.past is now.past
+            and rendering.pin_miss is now.pin_miss
+        ):
             return rendering
-        rendering = self._renderings.pop(id(now.view), None)  # it holds its view, so the id is that view's
-        if rendering is None:
-            for heads in self._heads.values():
-                heads.turn()
+        place = (id(now.view), now.past, now.pin_miss)  # a rendering holds its view, so the id is that view's
+        rendering = self._renderings.pop(place, None)
         if rendering is None or rendering.stale_s != now.stale_s:
-            rendering = OfrepRendering(now.view, now.stale_s, self._heads[now.stale_s is not None])
-        self._renderings[id(now.view)] = self._rendering = rendering
+            heads = self._heads_of(now, turn=rendering is None and now.pin_miss is None)
+            safe_answers = None if rendering is None else rendering.safe_answers
+            rendering = OfrepRendering(now, heads, safe_answers)
+        self._renderings[place] = self._rendering = rendering
         if len(self._renderings) > RENDERINGS_MAX:
             del self._renderings[next(iter(self._renderings))]
         return rendering
+
+    def _heads_of(self, now: Served, *, turn: bool) -> Heads:
+        """Return the heads of a selection, which live from view to view; those of the past are not kept."""
+        stale = now.stale_s is not None
+        if now.past:
+            return Heads(now.view.selector, stale=stale, past=True)
+        if turn:
+            for each in (True, False):
+                known = self._heads.get((now.view.selector, each))
+                if known is not None:
+                    known.turn()
+        place = (now.view.selector, stale)
+        heads = self._heads.pop(place, None) or Heads(now.view.selector, stale=stale)
+        self._heads[place] = heads
+        if len(self._heads) > RENDERINGS_MAX:
+            del self._heads[next(iter(self._heads))]
+        return heads
+
+
+def _bad_selector(bad: BadSelector, key: str) -> HttpAnswer:
+    about = {"key": key} if key else {}
+    return HttpAnswer(400, encoded({**about, "errorCode": "GENERAL", "errorDetails": str(bad)}), [JSON])
 
 
 def _general(status: int, details: str) -> HttpAnswer:

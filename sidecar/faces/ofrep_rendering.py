@@ -11,9 +11,19 @@ from typing import Any, Final, NamedTuple
 
 from flaghoist.definition import Scalar
 from flaghoist.evaluation import Answer, ErrorCode, EvaluationFailed
-from flaghoist.snapshot import View
-from sidecar.faces.rendering import SEQ_HEADER, SEQ_KEY, STALE_KEY, STALE_REASON
+from flaghoist.selector import Selector
+from sidecar.board import Served
+from sidecar.faces.rendering import (
+    PIN_MISS_HEADER,
+    PIN_MISS_KEY,
+    SEQ_HEADER,
+    SEQ_KEY,
+    STALE_KEY,
+    own_metadata,
+    shown_reason,
+)
 from sidecar.http_app import JSON, HttpAnswer
+from sidecar.staleness import ON_STALE_KEY, SAFE_VARIANT, SafeAnswer, SafeAnswers
 
 STATUS_OF: Final = {ErrorCode.FLAG_NOT_FOUND: 404, ErrorCode.PARSE_ERROR: 400, ErrorCode.GENERAL: 400}
 
@@ -38,10 +48,17 @@ class Heads:
     """The heads of answers, by the answers' ids: a view's answers are made once, when its flags are compiled.
 
     What two views in a row do not ask for is forgotten.
+
+    Args:
+        selector: what the callers have selected.
+        stale: nothing proves that the views are the newest.
+        past: the callers are pinned to an older version.
     """
 
-    def __init__(self, *, stale: bool) -> None:
+    def __init__(self, selector: Selector, *, stale: bool, past: bool = False) -> None:
+        self._pairs = selector.pairs
         self._stale = stale
+        self._past = past
         self._now: dict[int, Head] = {}
         self._before: dict[int, Head] = {}
 
@@ -71,22 +88,18 @@ class Heads:
 
     def _json(self, answer: Answer) -> bytes:
         fields: dict[str, Any] = {"key": answer.key}
-        # An answer without a value keeps its reason while stale: it tells providers that the caller's default applies.
-        reason = answer.reason.value
         if answer.variant is not None:
             fields["value"] = answer.value
             fields["variant"] = answer.variant
-            if self._stale:
-                reason = STALE_REASON
-        fields["reason"] = reason
-        return open_metadata(fields, answer.metadata)
+        fields["reason"] = shown_reason(answer, stale=self._stale, past=self._past)
+        safe = {ON_STALE_KEY: SAFE_VARIANT} if isinstance(answer, SafeAnswer) else {}
+        return open_metadata(fields, {**self._pairs, **own_metadata(answer.metadata), **safe})
 
 
 def open_metadata(fields: Mapping[str, Any], metadata: Mapping[str, Scalar]) -> bytes:
-    """Return an object whose last member, `metadata`, is open for what a tail brings; ours is left out of it."""
-    own = {key: value for key, value in metadata.items() if key not in (SEQ_KEY, STALE_KEY)}
-    opened = encoded({**fields, "metadata": own})[:-2]
-    return opened + b"," if own else opened
+    """Return an object whose last member, `metadata`, is open for what a tail brings."""
+    opened = encoded({**fields, "metadata": metadata})[:-2]
+    return opened + b"," if metadata else opened
 
 
 class OfrepRendering:
@@ -95,26 +108,49 @@ class OfrepRendering:
     Attributes:
         view: what is answered from.
         stale_s: whole seconds since the last proof of freshness; None while fresh.
+        past: the callers are pinned to this, an older version.
+        pin_miss: why the callers' pin was not honoured.
+        safe: answers, by key, that replace those of the flags' rules at this age.
+        safe_answers: those of every age; None while fresh.
         everything: the bulk answer, when no context can change it and it was asked for.
+
+    Args:
+        now: what is answered from.
+        heads: those of the same selection and of the same kind.
+        safe_answers: those of this view, from an earlier rendering.
     """
 
-    def __init__(self, view: View, stale_s: int | None, heads: Heads) -> None:
+    def __init__(self, now: Served, heads: Heads, safe_answers: SafeAnswers | None = None) -> None:
+        view = now.view
         self.view = view
-        self.stale_s = stale_s
+        self.stale_s = now.stale_s
+        self.past = now.past
+        self.pin_miss = now.pin_miss
         self.everything: Bulk | None = None
+        self.safe: Mapping[str, SafeAnswer] = {}
+        self.safe_answers = safe_answers
+        ours: dict[str, Any] = {SEQ_KEY: view.seq.number}
+        if now.stale_s is not None:
+            ours[STALE_KEY] = now.stale_s
+            self.safe_answers = safe_answers or SafeAnswers(view)
+            self.safe = self.safe_answers.at(now.stale_s)
+        self._about_fields: tuple[tuple[bytes, bytes], ...] = ((SEQ_HEADER.encode(), str(view.seq.number).encode()),)
+        if now.pin_miss is not None:
+            ours[PIN_MISS_KEY] = True
+            self._about_fields += ((PIN_MISS_HEADER.encode(), now.pin_miss.value.encode()),)
         self._heads = heads
-        ours = {SEQ_KEY: view.seq.number} if stale_s is None else {SEQ_KEY: view.seq.number, STALE_KEY: stale_s}
         self._tail = encoded(ours)[1:] + b"}"
-        self._seq_field = (SEQ_HEADER.encode(), str(view.seq.number).encode())
-        self._fields = (JSON, self._seq_field)
+        self._fields = (JSON, *self._about_fields)
         self._singles: dict[int, tuple[Answer, HttpAnswer]] = {}
         self._context_free: bool | None = None
 
     @property
     def context_free(self) -> bool:
-        """Whether no flag of the view has a rule."""
+        """Whether no flag of the view has a rule that counts at this age."""
         if self._context_free is None:
-            self._context_free = all(flag.fixed is not None for flag in self.view.flags.values())
+            self._context_free = all(
+                flag.fixed is not None or key in self.safe for key, flag in self.view.flags.items()
+            )
         return self._context_free
 
     def single(self, answer: Answer) -> HttpAnswer:
@@ -133,13 +169,14 @@ class OfrepRendering:
         """Return the response to a request that cannot be read; `key` is None for a bulk request."""
         fields = {"errorCode": error_code, "errorDetails": details}
         about = fields if key is None else {"key": key, **fields}
-        return HttpAnswer(status, open_metadata(about, {}) + self._tail, self._fields)
+        return HttpAnswer(status, open_metadata(about, self.view.selector.pairs) + self._tail, self._fields)
 
     def bulk(self, answers: Iterable[Answer | EvaluationFailed]) -> "Bulk":
         """Return the bulk response for these answers, not rendered yet."""
         tail = self._tail
         parts: list[bytes] = []
-        digests: list[bytes] = [tail]
+        about = open_metadata({}, self.view.selector.pairs) + tail
+        digests: list[bytes] = [about]
         for head in self._heads.of_all(answers):
             if isinstance(head, Head):
                 parts.append(head.json)
@@ -149,11 +186,11 @@ class OfrepRendering:
                 parts.append(failure)
                 digests.append(blake2b(failure, digest_size=_DIGEST_BYTES).digest())
         tag = b'"' + blake2b(b"".join(digests), digest_size=_TAG_BYTES).hexdigest().encode() + b'"'
-        return Bulk(parts, tail, self._seq_field, tag)
+        return Bulk(parts, tail, about, (*self._about_fields, (b"etag", tag)), tag)
 
     def _failure(self, failure: EvaluationFailed) -> bytes:
         fields = {"key": failure.key, "errorCode": failure.error_code.value, "errorDetails": str(failure)}
-        return open_metadata(fields, failure.metadata) + self._tail
+        return open_metadata(fields, {**self.view.selector.pairs, **own_metadata(failure.metadata)}) + self._tail
 
 
 class Bulk:
@@ -162,12 +199,15 @@ class Bulk:
     The tag is strong: it is a digest of everything that the body is made of.
     """
 
-    __slots__ = ("_fields", "_parts", "_rendered", "_tail", "tag")
+    __slots__ = ("_about", "_fields", "_parts", "_rendered", "_tail", "tag")
 
-    def __init__(self, parts: list[bytes], tail: bytes, seq_field: tuple[bytes, bytes], tag: bytes) -> None:
+    def __init__(
+        self, parts: list[bytes], tail: bytes, about: bytes, fields: tuple[tuple[bytes, bytes], ...], tag: bytes
+    ) -> None:
         self._parts = parts
         self._tail = tail
-        self._fields = (seq_field, (b"etag", tag))
+        self._about = about
+        self._fields = fields
         self._rendered: HttpAnswer | None = None
         self.tag = tag
 
@@ -180,6 +220,6 @@ class Bulk:
         if self._rendered is None:
             parts, tail = self._parts, self._tail
             flags = (tail + b",").join(parts) + tail if parts else b""
-            body = b'{"flags":[' + flags + b'],"metadata":{' + tail
+            body = b'{"flags":[' + flags + b"]," + self._about[1:]
             self._rendered = HttpAnswer(200, body, (JSON, *self._fields))
         return self._rendered

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final
 
-from flaghoist.definition import JsonValue
+from flaghoist.definition import JsonValue, Scalar
 from flaghoist.evaluation import Answer, Reason
 from flaghoist.snapshot import View
 from sidecar.faces import statuses
 from sidecar.faces.structs import fill
 from sidecar.request import PinMiss
-from sidecar.staleness import ON_STALE_KEY, SAFE_VARIANT, SafeAnswers
+from sidecar.staleness import ON_STALE_KEY, SAFE_VARIANT, SafeAnswer, SafeAnswers
 
 # Metadata keys that begin so are ours; a flag's own are not shown.
 OUR_PREFIX: Final = "flaghoist."
@@ -88,6 +88,38 @@ _AS_KIND: Final[Mapping[Kind, Callable[[JsonValue], Any]]] = {
 }
 
 
+def chosen_metadata(view: View, answer: Answer | None) -> dict[str, Scalar]:
+    """Return what the caller selected and, over it as in flagd, the flag's own metadata; and if it is a safe answer.
+
+    What a flag says under our own names is left out: only the sidecar may say it.
+    """
+    merged: dict[str, Scalar] = {**view.selector.pairs}
+    if answer is not None:
+        merged |= own_metadata(answer.metadata)
+        if isinstance(answer, SafeAnswer):
+            merged[ON_STALE_KEY] = SAFE_VARIANT
+    return merged
+
+
+def own_metadata(metadata: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+    """Return a flag's metadata without what stands under our own names."""
+    return {key: value for key, value in metadata.items() if not key.startswith(OUR_PREFIX)}
+
+
+def shown_reason(answer: Answer, *, stale: bool, past: bool) -> str:
+    """Return the reason of an answer as callers see it.
+
+    An answer without a value keeps DISABLED or DEFAULT even while stale: by these words, and no others, providers know
+    that the caller's own default applies. An answer from the past is never STATIC: a provider would keep it, though the
+    events that said what has changed since were before it.
+    """
+    if stale and answer.variant is not None:
+        return STALE_REASON
+    if past and answer.reason is Reason.STATIC:
+        return Reason.DEFAULT.value
+    return answer.reason.value
+
+
 class Rendering:
     """The encoded answers of one view at one age; grows to the answers that were asked for, and no further.
 
@@ -137,7 +169,7 @@ class Rendering:
         self.ruled: dict[Kind, dict[tuple[str, str | None, Reason], bytes]] = {kind: {} for kind in Kind}
         self.entries: dict[tuple[str, str | None, Reason], bytes] = {}
         self.everything: bytes | None = None
-        self.safe: Mapping[str, Answer] = {}
+        self.safe: Mapping[str, SafeAnswer] = {}
         self._past = past
         self._missed = missed
         self._safe_answers = safe_answers
@@ -154,15 +186,8 @@ class Rendering:
         return self.trailer if miss is None else (*self.trailer, (PIN_MISS_HEADER, miss.value))
 
     def metadata(self, answer: Answer | None) -> dict[str, JsonValue]:
-        """Return what was selected, a flag's own metadata over it as in flagd, and ours; None: of no one flag.
-
-        Ours say the seq, the age while stale, a missed pin, and that a flag fell back to its safe variant.
-        """
-        merged: dict[str, JsonValue] = {**self.view.selector.pairs}
-        if answer is not None:
-            merged |= {key: value for key, value in answer.metadata.items() if not key.startswith(OUR_PREFIX)}
-            if self.safe.get(answer.key) is answer:
-                merged[ON_STALE_KEY] = SAFE_VARIANT
+        """Return a flag's metadata, or for None that of no one flag: what was selected, the flag's own, and ours."""
+        merged: dict[str, JsonValue] = {**chosen_metadata(self.view, answer)}
         merged[SEQ_KEY] = self.view.seq.number
         if self.stale_s is not None:
             merged[STALE_KEY] = self.stale_s
@@ -171,16 +196,8 @@ class Rendering:
         return merged
 
     def reason(self, answer: Answer) -> str:
-        """Return the reason as callers see it.
-
-        An answer without a value keeps DISABLED or DEFAULT even while stale: by these words, and no others, providers
-        know that the caller's own default applies. An answer from the past is never STATIC: a provider would keep it
-        after the events that said what has changed since.
-        """
-        if self.stale_s is None or answer.variant is None:
-            reason = answer.reason
-            return (Reason.DEFAULT if self._past and reason is Reason.STATIC else reason).value
-        return STALE_REASON
+        """Return the reason as callers see it."""
+        return shown_reason(answer, stale=self.stale_s is not None, past=self._past)
 
     def fill_answer(self, response: Any, kind: Kind, answer: Answer) -> None:
         """Put an answer that has a value into a Resolve response.
