@@ -20,6 +20,7 @@ from tests.bench import (
     replay,
     resolve_all,
     start,
+    sync_fanout,
     unary_calls,
 )
 from tests.bench.brokers import Brokers
@@ -38,6 +39,7 @@ BENCHMARKS: Final[Mapping[str, Measure]] = {
     "publish_to_visible": publish_to_visible.measure,
     "replay": replay.measure,
     "idle_cost": idle_cost.measure,
+    "sync_fanout": sync_fanout.measure,
 }
 
 
