@@ -15,7 +15,7 @@ PINNED: Final = 200
 UNPINNED: Final = 100
 CLIENTS: Final = 4
 
-# Some twenty requests pass in the time of one flip, so that most of them could see one version.
+# Some seven requests a flip: a third of those without pins see two versions, and the others one.
 FLIP_PAUSE_S: Final = (0.01, 0.05)
 FLIPS_MAX: Final = 400  # a sidecar keeps the last 600 versions; the storm is over long before
 

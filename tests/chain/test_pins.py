@@ -11,9 +11,10 @@ from tests.chain.storm import Trip, storm
 ORDERS = list(permutations(SERVICES))
 PIN_KEY = "flaghoist.seq"
 
-# Of a storm's pinned requests. A pinned call waits 50 ms for its version; a sidecar is halted for up to 30 ms, and busy
-# cores add to that. Whoever misses says so, and is compared with nobody.
-MISSED_SHARE_MAX = 0.1
+# Of a storm's pinned requests. A pinned call waits 50 ms for its version, and a sidecar is halted for up to 30 ms: so
+# only busy cores make one miss (measured on two cores at a load of 13: none of 3,600; without that wait 5 of 1,200).
+# Whoever misses says so, and is compared with nobody.
+MISSED_SHARE_MAX = 0.05
 
 
 def order_id(order: Sequence[str]) -> str:
