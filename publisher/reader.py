@@ -8,6 +8,7 @@ from flaghoist.authorization import NotUnderstood
 from flaghoist.errors import Refused
 from flaghoist.ledger import Advanced, Applied, Dropped, Forked, Gap, Held, Ledger, Link, Outcome, Rejected
 from flaghoist.log.base import Log, read_to_end
+from flaghoist.snapshot import paused_collector
 
 # A flood of junk must not fill the memory: only so many are kept as examples, all are counted.
 DROPPED_KEPT_MAX: Final = 20
@@ -51,9 +52,10 @@ class LedgerReader:
             BrokenChain: a gap or a fork; `NotUnderstood`: a record of a newer release.
             Unavailable: the log.
         """
-        async for record in read_to_end(self.log, self.position):
-            self._take(record.position, self.ledger.receive(record.value))
-            self.position = record.position + 1
+        with paused_collector():
+            async for record in read_to_end(self.log, self.position):
+                self._take(record.position, self.ledger.receive(record.value))
+                self.position = record.position + 1
         if self._gap is not None and self._gap[1].got > self.ledger.head.seq:
             position, gap = self._gap
             raise BrokenChain(

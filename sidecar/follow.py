@@ -14,6 +14,7 @@ from flaghoist.errors import LogTruncated, Misconfigured, Unavailable
 from flaghoist.ledger import Advanced, Applied, Dropped, Forked, Gap, Held, Ledger, Outcome, Rejected, Repeated, Void
 from flaghoist.log.base import Batch, LogRecord
 from flaghoist.log.reconnect import BACKOFF_CAP_S
+from flaghoist.snapshot import paused_collector
 from flaghoist.values import Seq
 from sidecar.board import Board, VerifierState
 from sidecar.keep import Kept
@@ -21,6 +22,8 @@ from sidecar.report import BoundedReport
 
 # How long to wait before the whole ledger is read again when entries stay missing.
 RESYNC_S: Final = 30.0
+# A batch of a catch-up: what it makes lives on, so the collector would only look at it again and again.
+MANY_RECORDS: Final = 32
 # Verifying a record takes about 0.3 ms; a call should not wait for more than a few of them.
 SLICE_S: Final = 0.003
 
@@ -72,14 +75,8 @@ class Follower:
         if self._kept is None:
             return
         known_fresh_at_s = self._kept.known_fresh_at_s
-        for record in self._kept.entries():
-            # Judged first: what somebody wrote to this disk must not stop a verifier that the ledger would not.
-            link = self._ledger.judge(record.value)
-            if not isinstance(link, Applied | Advanced | Rejected):
-                logger.warning("kept_state.refused", path=str(self._kept.path), after_seq=self._ledger.head.seq.number)
-                break
-            self._ledger.take(link)
-            self._position = record.position  # to be read again: the log must still hold the head
+        with paused_collector():
+            self._take_kept(self._kept)
         self._kept.forget_from_here()
         if self._ledger.head.seq > Seq(0):
             self._board.mark_stale(since_s=known_fresh_at_s)
@@ -87,6 +84,16 @@ class Follower:
             self._put()
             _settle_memory()
             logger.info("snapshot.loaded", origin="disk", seq=self._ledger.head.seq.number)
+
+    def _take_kept(self, kept: Kept) -> None:
+        for record in kept.entries():
+            # Judged first: what somebody wrote to this disk must not stop a verifier that the ledger would not.
+            link = self._ledger.judge(record.value)
+            if not isinstance(link, Applied | Advanced | Rejected):
+                logger.warning("kept_state.refused", path=str(kept.path), after_seq=self._ledger.head.seq.number)
+                break
+            self._ledger.take(link)
+            self._position = record.position  # to be read again: the log must still hold the head
 
     async def run(self, follow: Follow) -> None:
         """Follow until cancelled; while a log is away, or was cut, the last good state is served."""
@@ -122,7 +129,8 @@ class Follower:
         self._report.warning("ledger.lost", code=error.code, reason=str(error))
 
     async def _take(self, batch: Batch) -> None:
-        links = await self._receive_all(batch.records)
+        with paused_collector(len(batch.records) >= MANY_RECORDS):
+            links = await self._receive_all(batch.records)
         missing = self._gap is not None and self._gap.got > self._ledger.head.seq
         reached_end = batch.at_end and not missing and self._head_seen and self._ledger.stopped_by is None
         self._position = batch.next_position

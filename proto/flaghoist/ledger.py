@@ -14,7 +14,7 @@ from flaghoist.errors import BadDefinition, Expired, Malformed, Refused, Signatu
 from flaghoist.records import Entry, Envelope, EpochClaim, Proposal, Release, RootUpdate
 from flaghoist.root import Root
 from flaghoist.signing import digest, verified_keys
-from flaghoist.snapshot import Snapshot
+from flaghoist.snapshot import Snapshot, paused_collector
 from flaghoist.values import FIRST_EPOCH, Role, Seq
 
 GENESIS_PREV_HASH: Final = bytes(HASH_BYTES)
@@ -309,6 +309,7 @@ def next_entry(ledger: Ledger, body: Release | RootUpdate | EpochClaim, *, now_m
 def replay(root: Root, records: Sequence[bytes]) -> Ledger:
     """Return the ledger that these records make, in the order given."""
     ledger = Ledger(root)
-    for data in records:
-        ledger.receive(data)
+    with paused_collector():
+        for data in records:
+            ledger.receive(data)
     return ledger

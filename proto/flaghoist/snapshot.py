@@ -226,7 +226,7 @@ class Snapshot:
         """
         if not ops:
             return self.at_seq(seq)
-        with _paused_gc(len(ops) >= GC_PAUSE_OPS):
+        with paused_collector(len(ops) >= GC_PAUSE_OPS):
             return _Fold(self, seq).applied(ops)
 
     def at_seq(self, seq: Seq) -> "Snapshot":
@@ -258,6 +258,8 @@ class _Fold:
         self._nodes = before._nodes
         self._scopes: dict[Source, Mapping[str, JsonValue]] = {}
         self._copied: set[tuple[int, Source]] = set()
+        # Names of the evaluators that this fold puts or deletes, of whatever source.
+        self._changed_names: frozenset[str] = frozenset()
 
     def applied(self, ops: Sequence[Op]) -> Snapshot:
         flags: dict[tuple[Source, FlagKey], FlagDefinition] = {}
@@ -285,6 +287,7 @@ class _Fold:
                 flags[place] = parse_flag(op.definition, where=_place(state_id))
         for (source, key), rule in evaluators.items():
             self._writable(self._evaluators, source)[key] = Evaluator(key, rule, self._seq, frozenset())
+        self._changed_names = frozenset(str(key) for _, key in changed)
         if changed:
             self._compile_evaluators(changed)
         for (source, key), definition in flags.items():
@@ -359,15 +362,18 @@ class _Fold:
 
     def _compile_flag(self, source: Source, key: FlagKey, definition: FlagDefinition, version: Seq) -> None:
         rule, evaluators = None, NO_EVALUATORS
-        if definition.targeting is not None:
+        flags = self._writable(self._flags, source)
+        before = flags.get(key)
+        if before is not None and before.rule is not None and self._same_rule(before, definition):
+            rule, evaluators = before.rule, before.evaluators
+        elif definition.targeting is not None:
             where = f"{_place(StateId(Target.FLAG, source, key))}.targeting"
             rule = self._rule(definition.targeting, source, where, key)
             if rule.references:
                 scope = self._scope(source)
                 evaluators = {name: scope[name] for name in rule.references}
-        flags = self._writable(self._flags, source)
         flag = CompiledFlag(key, source, definition, version, rule, evaluators)
-        self._nodes += _nodes(flag) - _nodes(flags.get(key))
+        self._nodes += _nodes(flag) - _nodes(before)
         if self._nodes > LEDGER_NODES_MAX:
             raise BadDefinition(
                 _place(StateId(Target.FLAG, source, key)),
@@ -375,6 +381,13 @@ class _Fold:
                 hint="make the evaluator smaller that most flags refer to",
             )
         flags[key] = flag
+
+    def _same_rule(self, before: CompiledFlag, definition: FlagDefinition) -> bool:
+        """Whether a flag's compiled rule serves its new definition too: most changes keep the rule."""
+        if not self._changed_names.isdisjoint(before.rule.references if before.rule else ()):
+            return False
+        # Not ==: to Python 1, 1.0 and True are equal, and to a rule they are not.
+        return repr(before.definition.targeting) == repr(definition.targeting)
 
     def _rule(self, rule: JsonValue, source: Source, where: str, flag_key: str) -> CompiledRule:
         return compile_rule(
@@ -431,7 +444,8 @@ def _place(state_id: StateId) -> str:
 
 
 @contextmanager
-def _paused_gc(pause: bool) -> Iterator[None]:
+def paused_collector(pause: bool = True) -> Iterator[None]:
+    """Keep the garbage collector still while many objects are made that live on: it would walk them over and over."""
     if not (pause and gc.isenabled()):
         yield
         return

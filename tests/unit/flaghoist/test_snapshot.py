@@ -306,3 +306,33 @@ def test_a_large_fold_leaves_the_garbage_collector_as_it_was(enabled: bool) -> N
         assert gc.isenabled() is enabled
     finally:
         (gc.enable if was else gc.disable)()
+
+
+def test_a_rule_that_did_not_change_is_not_compiled_again() -> None:
+    before = folded([put("a", flag("off", {"==": [{"var": "x"}, 1]}))])
+    after = before.fold(Seq(2), [put("a", flag("on", {"==": [{"var": "x"}, 1]}), 1)])
+    assert after.view.flags["a"].rule is before.view.flags["a"].rule
+    assert after.view.flags["a"].default.variant == "on"
+
+
+@pytest.mark.parametrize(("was", "becomes"), [(1, True), (1, 1.5), (0, False), ("1", 1)])
+def test_a_rule_that_python_takes_for_equal_is_compiled_again(was: object, becomes: object) -> None:
+    before = folded([put("a", flag("off", {"===": [{"var": "x"}, was]}))])
+    after = before.fold(Seq(2), [put("a", flag("off", {"===": [{"var": "x"}, becomes]}), 1)])
+    assert after.view.flags["a"].rule is not before.view.flags["a"].rule
+
+
+@pytest.mark.parametrize("source", ["", "file"])
+def test_a_rule_whose_evaluator_changes_in_the_same_entry_is_compiled_again(source: str) -> None:
+    rule = {"if": [{"$ref": "staff"}, "on", "off"]}
+    before = folded([put_evaluator("staff", {"==": [{"var": "x"}, 1]}), put("a", flag("off", rule), source="file")])
+    version = 1 if source == "" else 0
+    after = before.fold(
+        Seq(2),
+        [
+            put_evaluator("staff", {"==": [{"var": "x"}, 2]}, version, source),
+            put("a", flag("on", rule), 1, source="file"),
+        ],
+    )
+    assert served(after, x=2) == {"a": "on"}
+    assert served(after, x=1) == {"a": "off"}
