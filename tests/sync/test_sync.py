@@ -388,7 +388,7 @@ def test_client_that_does_not_read_is_cut_off_and_holds_no_more_than_a_few_sets(
     streams_count = 10
 
     async def scenario() -> None:
-        async with sync_rig(kind, snapshots[0], slow_s=0.3, streams_max=streams_count + 1, drain_s=0.5) as it:
+        async with sync_rig(kind, snapshots[0], slow_s=2.0, streams_max=streams_count + 1, drain_s=0.5) as it:
             channel = grpc.aio.insecure_channel(it.rig.front.addresses[0], options=FIXED_WINDOW)
             stub = sync_pb2_grpc.FlagSyncServiceStub(channel)  # type: ignore[no-untyped-call]
             streams = [stub.SyncFlags(Request()) for _ in range(streams_count)]
