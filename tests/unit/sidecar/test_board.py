@@ -6,10 +6,10 @@ import tracemalloc
 import pytest
 
 from flaghoist.selector import EVERYTHING, Selector
-from flaghoist.snapshot import Snapshot, View
+from flaghoist.snapshot import Snapshot, View, changed_keys
 from flaghoist.values import Seq
 from sidecar import board as board_module
-from sidecar.board import CHANGES_KEPT, PAST_MOST, PAST_S, PIN_WAIT_S, Board, NothingLoaded, VerifierState
+from sidecar.board import PAST_MOST, PAST_S, PIN_WAIT_S, Board, NothingLoaded, VerifierState
 from sidecar.request import Asked, PinMiss
 from tests.fronts.rig import DEADLINE_S, Clock, eventually, put, snapshot_of, switch, view_of
 
@@ -338,18 +338,25 @@ def test_cancelled_or_drained_pins_do_not_wait_on(monkeypatch: pytest.MonkeyPatc
     asyncio.run(scenario())
 
 
-def test_changes_of_many_selectors_are_each_computed_once() -> None:
-    base = {f"flag-{n}": switch(metadata={"flagSetId": f"set-{n}"}) for n in range(CHANGES_KEPT - 1)}
-    snapshot: Snapshot = snapshot_of(base)
+def test_changes_of_many_selectors_are_each_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[Selector] = []
+
+    def counted(old: View | None, new: View) -> object:
+        computed.append(new.selector)
+        return changed_keys(old, new)
+
+    monkeypatch.setattr(board_module, "changed_keys", counted)
+    selectors = [EVERYTHING, *(Selector(flag_set=f"set-{n}") for n in range(60))]
+    snapshot: Snapshot = snapshot_of({f"flag-{n}": switch(metadata={"flagSetId": f"set-{n}"}) for n in range(60)})
     board = Board(Clock())
     board.put(snapshot.view)
-    selectors = [Selector(flag_set=f"set-{n}") for n in range(CHANGES_KEPT - 1)]
-    for seq in (2, 3):
+    for seq, default in ((2, "off"), (3, "on")):
         old = snapshot.view
-        flipped = switch("off", metadata={"flagSetId": "set-1"})
-        snapshot = snapshot.fold(Seq(seq), [put("flag-1", flipped, version=seq - 1)])
+        flipped = switch(default, metadata={"flagSetId": "set-1"})
+        snapshot = snapshot.fold(Seq(seq), [put("flag-1", flipped, version=1 if seq == 2 else 2)])
         board.put(snapshot.view)
-        first = [board.changes(old.select(each), snapshot.view.select(each)) for each in selectors]
-        again = [board.changes(old.select(each), snapshot.view.select(each)) for each in selectors]
-        assert all(one is other for one, other in zip(first, again, strict=True))
-        assert [dict(changes) for changes in first if changes] == [{"flag-1": "update"}]
+        for _ in range(3):
+            changes = [board.changes(old.select(each), snapshot.view.select(each)) for each in selectors]
+        assert [dict(each) for each in changes if each] == [{"flag-1": "update"}] * 2
+        assert sorted(computed, key=str) == sorted(selectors, key=str)
+        computed.clear()
