@@ -120,7 +120,8 @@ async def _faces(
                     config.listen[face],
                     board=board,
                     face=face,
-                    kind=FrontKind(config.server),
+                    # Of sets that go to many streams the native server keeps the memory (docs/sync.md).
+                    kind=FrontKind(config.server) if face is Face.RPC else FrontKind.GRPCIO,
                     tls=tls,
                     interceptors=[] if tokens is None else [GrpcAccess(tokens)],
                     drain_s=config.drain_s,
