@@ -268,7 +268,7 @@ def test_client_hears_of_changes_after_a_restart_of_its_sidecar(
             client.forget()
             environment.put({"live": rule_flag("on")})
             assert client.change_of("live", within_s=CATCHES_UP_S)
-            assert client.evaluate("boolean", "live", False).variant == "on"
+            assert_soon(lambda: client.evaluate("boolean", "live", False).variant == "on", within_s=CATCHES_UP_S)
 
 
 def rule_flag(default: str) -> dict[str, object]:
