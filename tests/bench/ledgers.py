@@ -25,7 +25,7 @@ CONTEXT: Final[Mapping[str, Any]] = {
     "version": "2.4.1",
 }
 
-_TEN_CONDITIONS: Final[tuple[Any, ...]] = (
+TEN_CONDITIONS: Final[tuple[Any, ...]] = (
     {"==": [{"var": "country"}, "NL"]},
     {"in": [{"var": "plan"}, ["gold", "platinum"]]},
     {"ends_with": [{"var": "email"}, "@staff.example.org"]},
@@ -48,7 +48,7 @@ def rules(conditions: Iterable[Any]) -> Any:
 
 
 # Each call passes nine rules that do not match before the tenth does.
-TEN_RULES: Final = boolean_flag(targeting=rules(_TEN_CONDITIONS))
+TEN_RULES: Final = boolean_flag(targeting=rules(TEN_CONDITIONS))
 TEN_EQUALS: Final = boolean_flag(
     targeting=rules([{"==": [{"var": "plan"}, name]} for name in ("a", "b", "c", "d", "e", "f", "g", "h", "i", "pro")])
 )
