@@ -59,7 +59,7 @@ def measure(scale: Scale, _brokers: Brokers, say: Callable[[str], None]) -> Resu
 def _ledger(entries: int, flags: int, kind: Change) -> tuple[Root, list[bytes], list[bytes]]:
     """Return a root, the records that make the flags, and those that change them one by one.
 
-    The signer's own state is dropped: a garbage collector that walks it as well would be charged to the replay.
+    The signer's own state ends here: while the replay is timed there is one copy of the flags, as in a reader.
     """
     forge = forged(all_static(flags) if kind is Change.STATIC else dict.fromkeys(all_static(flags), TEN_RULES))
     base = list(forge.records)
@@ -90,7 +90,7 @@ def _rates(
     for number in range(rounds):
         say(f"round {number + 1}")
         ledger = replay(root, base)
-        gc.collect()  # what the set-up left behind is not the replay's; the collector stays on
+        gc.collect()  # what the set-up left behind is not the replay's
         ours.append(len(changes) / _replay_s(ledger, changes))
         bare.append(len(changes) / _verify_s(signed))
     return ours, bare, len(signed) / len(changes)
