@@ -82,9 +82,10 @@ class Served:
 
 @dataclass(slots=True)
 class _Past:
-    """A view, until when it was the newest, and what it keeps in memory that the next one does not."""
+    """A view, from when until when it was the newest, and what it keeps in memory that the next one does not."""
 
     view: View
+    since_s: float
     until_s: float = math.inf
     bytes: int = 0
 
@@ -143,7 +144,7 @@ class Board:
         replaced = self._past.pop(view.seq, None)
         if replaced is not None:
             self._past_bytes -= replaced.bytes
-        self._past[view.seq] = _Past(view)
+        self._past[view.seq] = _Past(view, now_s)
         if self.view is not None:
             # Who lags behind this view too pays for a diff; kept pairs would keep old views.
             known = (each for each in self._changes if each[1].seq >= self.view.seq)
@@ -186,6 +187,12 @@ class Board:
     def past(self) -> int:
         """How many versions can be served, the newest among them."""
         return len(self._past)
+
+    @property
+    def view_before_past(self) -> View | None:
+        """The view that was the newest PAST_S ago; None when this board does not reach back so far."""
+        oldest = next(iter(self._past.values()), None)
+        return oldest.view if oldest is not None and oldest.since_s <= self.clock() - PAST_S else None
 
     def at(self, seq: Seq) -> View | None:
         """Return the view of one version; None when it is not here yet, or no more, or must not be served again."""

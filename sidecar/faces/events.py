@@ -8,7 +8,7 @@ from typing import Any, Final
 import grpc
 from flagd.evaluation.v2.evaluation_pb2 import EventStreamResponse
 
-from flaghoist.selector import BadSelector
+from flaghoist.selector import BadSelector, Selector
 from flaghoist.snapshot import View
 from flaghoist.values import Seq
 from sidecar.board import CHANGES_KEPT, Board, Changes, Watcher
@@ -41,6 +41,7 @@ class EventStreams:
         # Of the newest version that a stream was told of: by the changes' ids, which stay theirs while they are here.
         self._encoded: dict[int, tuple[Changes, tuple[bytes, ...]]] = {}
         self._encoded_at = Seq(0)
+        self._cacheable: tuple[View, tuple[bytes, ...]] | None = None
 
     @property
     def open(self) -> int:
@@ -75,10 +76,14 @@ class EventStreams:
                         continue
                     if view is None:
                         yield SHUTDOWN
+                        # An error, since Node's provider never comes back after a stream that ended well (measured).
+                        await context.abort(grpc.StatusCode.UNAVAILABLE, "the sidecar is stopping")
                         return
                     view = view.select(selector)
                     if shown is None:
                         yield READY
+                        for event in self._missed(view, selector):
+                            yield event
                     else:
                         for event in self._events(self._board.changes(shown, view), view.seq):
                             yield event
@@ -89,6 +94,20 @@ class EventStreams:
     async def _next(self, watcher: Watcher) -> View | None:
         async with asyncio.timeout(self._keep_alive_s):
             return await watcher.next()
+
+    def _missed(self, view: View, selector: Selector) -> tuple[bytes, ...]:
+        """Return the events of what a client that has lost its stream may not have heard.
+
+        Providers keep their cached answers through a short loss, and drop only the keys that they hear of; so the new
+        stream names what changed lately, or every flag that may be cached while this sidecar cannot know.
+        """
+        before = self._board.view_before_past
+        if before is not None:
+            return self._events(self._board.changes(before.select(selector), view), view.seq)
+        if self._cacheable is None or self._cacheable[0] is not view:
+            cacheable: Changes = {key: "update" for key, flag in view.flags.items() if flag.fixed is not None}
+            self._cacheable = (view, tuple(encoded_changes(cacheable)))
+        return self._cacheable[1]
 
     def _events(self, changes: Changes, seq: Seq) -> tuple[bytes, ...]:
         # A board returns the same object to all streams that ask for the same change: encode it once.

@@ -39,15 +39,8 @@ def case_id(case: tuple[str, str]) -> str:
     return "-".join(case)
 
 
-# What does not hold yet, each with its cause in the sidecar.
-DEAF = "the sidecar ends event streams with OK; Node's provider reconnects after an error only"
-KEEPS = "the provider keeps its cache over a short loss of the stream, and the new stream names no keys"
-CACHING = [
-    pytest.param(("python", "rpc"), marks=pytest.mark.xfail(reason=KEEPS, strict=True), id="python-rpc"),
-    pytest.param(("java", "rpc"), marks=pytest.mark.xfail(reason=KEEPS, strict=True), id="java-rpc"),
-    # Not strict: whether its deaf provider asks anew depends on when its channel is ready again.
-    pytest.param(("node", "rpc"), marks=pytest.mark.xfail(reason=DEAF, strict=False), id="node-rpc"),
-]
+# Providers that keep what they were answered for good; the others ask anew each time.
+CACHING = [("python", "rpc"), ("java", "rpc"), ("node", "rpc")]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
 every_shared_client = pytest.mark.parametrize("client", CASES, ids=case_id, indirect=True)
@@ -225,7 +218,7 @@ def test_client_survives_a_restart_of_its_sidecar(case: tuple[str, str], command
             assert_soon(lambda: client.evaluate("boolean", "kept", False).variant == "on")
 
 
-@pytest.mark.parametrize("case", CACHING)
+@pytest.mark.parametrize("case", CACHING, ids=case_id)
 def test_client_that_caches_drops_what_changed_while_its_sidecar_restarted(
     case: tuple[str, str], command: Command, tmp_path: Path
 ) -> None:
@@ -242,15 +235,7 @@ def test_client_that_caches_drops_what_changed_while_its_sidecar_restarted(
             assert_soon(lambda: client.evaluate("boolean", "kept", False).variant == "on", within_s=CATCHES_UP_S)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=pytest.mark.xfail(reason=DEAF, strict=True) if case == ("node", "rpc") else ())
-        for case in CASES
-        if case[0] not in WITHOUT_EVENTS
-    ],
-    ids=case_id,
-)
+@pytest.mark.parametrize("case", [case for case in CASES if case[0] not in WITHOUT_EVENTS], ids=case_id)
 def test_client_hears_of_changes_after_a_restart_of_its_sidecar(
     case: tuple[str, str], command: Command, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from flaghoist.records import Op
 from flaghoist.snapshot import Snapshot, View
 from flaghoist.targeting import Fractional
 from flaghoist.values import Action, FlagKey, Seq, Source, Target
-from sidecar.board import Board
+from sidecar.board import PAST_S, Board
 from sidecar.faces.evaluation_v1 import DisabledOnV1, EvaluationV1
 from sidecar.faces.evaluation_v2 import EvaluationV2
 from sidecar.faces.events import EventStreams
@@ -81,6 +81,13 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+def long_since(board: Board) -> None:
+    """Let so much time go by that nobody can have missed what changed before: new streams then hear only of the new."""
+    clock = board.clock
+    assert isinstance(clock, Clock)
+    clock.now_s += PAST_S
 
 
 @dataclass

@@ -17,7 +17,7 @@ from flaghoist.targeting import Fractional
 from flaghoist.values import Action, FlagKey, Seq, Source, Target
 from sidecar.faces.rendering import RENDERED_FLAGS_MAX, RENDERINGS_MAX, Renderings
 from sidecar.front import FrontKind
-from tests.fronts.rig import DEADLINE_S, KINDS, Rig, came_true, rig, switch, view_of
+from tests.fronts.rig import DEADLINE_S, KINDS, Rig, came_true, long_since, rig, switch, view_of
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
@@ -136,6 +136,7 @@ def test_stream_hears_of_its_selection_only(kind: FrontKind, version: int) -> No
         async with rig(kind) as it:
             snapshot = first_snapshot()
             it.board.put(snapshot.view)
+            long_since(it.board)
             stub, request = (it.v1, v1.EventStreamRequest()) if version == 1 else (it.v2, v2.EventStreamRequest())
             selectors = ("", "source=shop", "flagSetId=office", "flagSetId=")
             streams = {text: stub.EventStream(request, metadata=selecting(text)) for text in selectors}

@@ -15,7 +15,7 @@ from sidecar.faces.connect import HTTP_STATUS, Connect
 from sidecar.faces.evaluation_v1 import EvaluationV1
 from sidecar.faces.events import EventStreams
 from sidecar.http_app import BODY_BYTES_MAX
-from tests.fronts.rig import flag, put, snapshot_of, switch
+from tests.fronts.rig import flag, long_since, put, snapshot_of, switch
 from tests.http.rig import Reply, Rig, rig, runner
 
 RULE = {"if": [{"==": [{"var": "plan"}, "pro"]}, "on", "off"]}
@@ -209,6 +209,7 @@ def test_event_stream_says_ready_then_changes_then_shutdown_and_ends() -> None:
     async def scenario(it: Rig) -> None:
         snapshot = snapshot_of(FLAGS)
         it.board.put(snapshot.view)
+        long_since(it.board)
         reader, writer = await it.connect()
         writer.write(STREAM_HEAD)
         assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
@@ -218,7 +219,8 @@ def test_event_stream_says_ready_then_changes_then_shutdown_and_ends() -> None:
         assert await next_event(reader) == (0, {"type": "configuration_change", "data": changed})
         it.board.close()
         assert await next_event(reader) == (0, {"type": "provider_shutdown"})
-        assert await next_event(reader) == (2, {})
+        stopping = {"error": {"code": "unavailable", "message": "the sidecar is stopping"}}
+        assert await next_event(reader) == (2, stopping)
         assert await reader.readline() == b"0\r\n"
         writer.close()
 
