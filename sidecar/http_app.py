@@ -21,7 +21,9 @@ BODY_BYTES_MAX: Final = 1024 * 1024  # flagd's limit of a body
 PREFLIGHT_S: Final = 600  # browsers ask again after this; Chromium caps it at 7200
 JSON: Final = (b"content-type", b"application/json")
 TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
-EXPOSED: Final = b"ETag, flaghoist-seq"  # what a browser's script may read of an answer, besides its body
+EXPOSED: Final = (
+    b"ETag, flaghoist-seq, flaghoist-pin-miss"  # what a browser's script may read of an answer, besides its body
+)
 
 Fields = list[tuple[bytes, bytes]]
 Scope = MutableMapping[str, Any]

@@ -96,7 +96,7 @@ async def _faces(
     }
     fronts: list[HttpFront] = []
     management = Management(board, SidecarMetrics(board, follower.tally, events, lambda: fronts))
-    evaluation_over_http: dict[bytes, HttpFace] = {b"ofrep": Ofrep(board)}
+    evaluation_over_http: dict[bytes, HttpFace] = {b"ofrep": Ofrep(board, requests=requests)}
     evaluation_over_http |= {service.name.encode(): Connect(service) for service in evaluation}
     cors = Cors(config.cors_origins) if config.cors_origins else None
 

@@ -1,6 +1,8 @@
 """The sidecar as a process: what it does when the ledger, the disk or the operator does what they do on bad days."""
 
 import asyncio
+import http.client
+import json
 import random
 import signal
 import time
@@ -221,3 +223,24 @@ def test_sidecar_rides_out_a_restart_of_the_broker(tmp_path, kafka_broker, kafka
         kafka_broker.restart()
         world.flip("on")
         assert asking.until(lambda answer: answer.value).reason == "STATIC"
+
+
+def test_context_of_the_options_reaches_every_face(world):
+    rule = {"if": [{"and": [{"==": [{"var": "region"}, "eu"]}, {"==": [{"var": "tenant"}, "shop"]}]}, "on", "off"]}
+    world.append(world.forge.put("ruled", boolean_flag("off", targeting=rule)))
+    options = ("--context-value", "region=eu", "--context-from-header", "x-tenant=tenant")
+    with world.sidecar(*options) as sidecar, client(sidecar) as asking:
+        request = evaluation_pb2.ResolveBooleanRequest(flag_key="ruled")
+        told = [("x-tenant", "shop")]
+        assert asking.stub.ResolveBoolean(request, metadata=told, timeout=ANSWERS_WITHIN_S).value is True
+        assert asking.stub.ResolveBoolean(request, timeout=ANSWERS_WITHIN_S).value is False
+        for path, answer in (
+            ("/ofrep/v1/evaluate/flags/ruled", lambda body: body["value"]),
+            ("/flagd.evaluation.v1.Service/ResolveBoolean", lambda body: body.get("value", False)),
+        ):
+            for headers, value in (({"x-tenant": "shop"}, True), ({}, False)):
+                connection = http.client.HTTPConnection(sidecar.address_of("ofrep"), timeout=ANSWERS_WITHIN_S)
+                content = json.dumps({"flagKey": "ruled", "context": {"region": "us"}})
+                connection.request("POST", path, content, {"content-type": "application/json", **headers})
+                assert answer(json.loads(connection.getresponse().read())) is value, (path, headers)
+                connection.close()

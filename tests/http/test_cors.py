@@ -36,7 +36,7 @@ def test_listed_origin_may_read_etag_and_seq_too() -> None:
             await it.flags(headers={"Origin": SHOP, "If-None-Match": "*"}),
         ):
             assert reply.headers["access-control-allow-origin"] == SHOP
-            assert reply.headers["access-control-expose-headers"] == "ETag, flaghoist-seq"
+            assert reply.headers["access-control-expose-headers"] == "ETag, flaghoist-seq, flaghoist-pin-miss"
             assert reply.headers["vary"] == "Origin"
             assert "access-control-allow-credentials" not in reply.headers
 
