@@ -5,7 +5,6 @@ Plain, because a framework would cost as much as an evaluation (docs/decisions/0
 
 import asyncio
 import re
-import traceback
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import aclosing
@@ -14,6 +13,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from flaghoist.errors import Misconfigured, TooLarge
+from sidecar.report import BugReport
 
 logger = structlog.get_logger()
 
@@ -21,9 +21,8 @@ BODY_BYTES_MAX: Final = 1024 * 1024  # flagd's limit of a body
 PREFLIGHT_S: Final = 600  # browsers ask again after this; Chromium caps it at 7200
 JSON: Final = (b"content-type", b"application/json")
 TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
-EXPOSED: Final = (
-    b"ETag, flaghoist-seq, flaghoist-pin-miss"  # what a browser's script may read of an answer, besides its body
-)
+# What a browser's script may read of an answer, besides its body.
+EXPOSED: Final = b"ETag, flaghoist-seq, flaghoist-pin-miss"
 
 Fields = list[tuple[bytes, bytes]]
 Scope = MutableMapping[str, Any]
@@ -206,7 +205,7 @@ class HttpApp:
         self.tally: Counter[int] = Counter()
         self._faces = dict(faces)
         self._cors = cors
-        self._faults: Counter[tuple[str, str]] = Counter()
+        self._bugs = BugReport(logger, "request.failed", app=self.name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -224,7 +223,7 @@ class HttpApp:
         except ClientLeft:
             return
         except Exception as error:  # noqa: BLE001 - a bug must not send its text, which may quote a context
-            self._note_fault(error)
+            self._bugs.note(error)
             answer = FAULT
         self.tally[answer.status] += 1
         await send(answer.head if cors is None else cors.head(answer, request))
@@ -244,15 +243,7 @@ class HttpApp:
             sending.cancel()
             outcome, _ = await asyncio.gather(sending, leaving, return_exceptions=True)
         if isinstance(outcome, Exception):
-            self._note_fault(outcome)
-
-    def _note_fault(self, error: Exception) -> None:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        fault = (type(error).__name__, f"{last.filename}:{last.lineno}")
-        self._faults[fault] += 1
-        count = self._faults[fault]
-        if count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th …: a hot bug must not fill the disk
-            logger.error("request.failed", app=self.name, error=fault[0], at=fault[1], count=count)
+            self._bugs.note(outcome)
 
 
 async def _send_chunks(stream: HttpStream, send: Send) -> None:

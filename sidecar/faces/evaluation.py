@@ -1,8 +1,6 @@
 """What flagd's two evaluation services share: from request bytes to response bytes, fast where nothing varies."""
 
-import traceback
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
@@ -19,13 +17,12 @@ from sidecar.faces.events import EventStreams
 from sidecar.faces.rendering import Kind, Rendering, Renderings
 from sidecar.faces.statuses import NoAnswer
 from sidecar.faces.structs import context_of
+from sidecar.report import BugReport
 from sidecar.request import Asked, RequestReader
 
 logger = structlog.get_logger()
 
 UnaryCall = Callable[[bytes, Any], Awaitable[bytes]]
-
-
 # Of one call: the request's bytes, what its headers ask, what it is answered from, and Unix seconds.
 Answering = Callable[[bytes, Asked, Rendering, int], bytes]
 
@@ -46,7 +43,7 @@ class EvaluationFace(ABC):
         self._requests = requests or RequestReader()
         self._rendering: Rendering | None = None
         self._renderings = Renderings()
-        self._faults: Counter[tuple[str, str]] = Counter()
+        self._bugs = BugReport(logger, "call.failed", service=self.name)
 
     def handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
         """Return the method handlers by method name."""
@@ -104,7 +101,7 @@ class EvaluationFace(ABC):
             except BadSelector as bad:
                 status = statuses.bad_selector(bad)
             except Exception as error:  # noqa: BLE001 - a bug must not send its text, which may quote a context
-                self._note_fault(method, error)
+                self._bugs.note(error, method=method)
                 status = statuses.fault()
             await context.abort(status.code, status.text)
             raise AssertionError("abort() raises")
@@ -158,11 +155,3 @@ class EvaluationFace(ABC):
     def response(self, kind: Kind) -> Any:
         """Return an empty response message of this version."""
         return getattr(self.messages, f"Resolve{kind.value}Response")()
-
-    def _note_fault(self, method: str, error: Exception) -> None:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        fault = (type(error).__name__, f"{last.filename}:{last.lineno}")
-        self._faults[fault] += 1
-        count = self._faults[fault]
-        if count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th …: a hot bug must not fill the disk
-            logger.error("call.failed", service=self.name, method=method, error=fault[0], at=fault[1], count=count)

@@ -5,8 +5,6 @@ skips sets, and one that does not read at all is cut off.
 """
 
 import asyncio
-import traceback
-from collections import Counter
 from collections.abc import Awaitable, Mapping
 from typing import Any, ClassVar, Final, NamedTuple, NoReturn, TypeVar
 
@@ -25,6 +23,7 @@ from sidecar.faces import statuses
 from sidecar.faces.rendering import SEQ_HEADER
 from sidecar.faces.statuses import NoAnswer
 from sidecar.faces.structs import fill
+from sidecar.report import BugReport
 
 logger = structlog.get_logger()
 
@@ -90,7 +89,7 @@ class Sync:
         self._encoding = asyncio.Lock()
         self._large: set[Selector] = set()
         self._faults: dict[str, str] = {}
-        self._bugs: Counter[tuple[str, str]] = Counter()
+        self._bugs = BugReport(logger, "call.failed", service=self.name)
         context = sync_pb2.SyncFlagsResponse()
         context.sync_context.SetInParent()
         fill(context.sync_context, static_context or {})
@@ -236,7 +235,7 @@ class Sync:
         except NoAnswer as no_answer:
             status = no_answer
         except Exception as error:  # noqa: BLE001 - a bug must not send its text to callers
-            self._note_bug(method, error)
+            self._bugs.note(error, method=method)
             status = statuses.fault()
         await context.abort(status.code, status.text)
         raise AssertionError("abort() raises")
@@ -269,14 +268,6 @@ class Sync:
         if news:
             key, reason = next(iter(news.items()))
             logger.warning("sync.flags_without_rule", count=len(news), first=key, reason=reason)
-
-    def _note_bug(self, method: str, error: Exception) -> None:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        bug = (type(error).__name__, f"{last.filename}:{last.lineno}")
-        self._bugs[bug] += 1
-        count = self._bugs[bug]
-        if count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th …: a hot bug must not fill the disk
-            logger.error("call.failed", service=self.name, method=method, error=bug[0], at=bug[1], count=count)
 
 
 def _selector(message: Any, request: bytes, context: Any) -> Selector:
