@@ -12,10 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from tests.bench import (
+    all_faces,
     change_to_visible,
     evaluation,
+    hostile_load,
     idle_cost,
     machine,
+    ofrep_calls,
     publish_to_visible,
     replay,
     resolve_all,
@@ -33,13 +36,16 @@ Measure = Callable[[Scale, Brokers, Callable[[str], None]], Result]
 BENCHMARKS: Final[Mapping[str, Measure]] = {
     "evaluation": evaluation.measure,
     "unary_calls": unary_calls.measure,
+    "all_faces": all_faces.measure,
     "resolve_all": resolve_all.measure,
+    "ofrep_calls": ofrep_calls.measure,
     "change_to_visible": change_to_visible.measure,
     "start": start.measure,
     "publish_to_visible": publish_to_visible.measure,
     "replay": replay.measure,
     "idle_cost": idle_cost.measure,
     "sync_fanout": sync_fanout.measure,
+    "hostile_load": hostile_load.measure,
 }
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from sidecar.faces.events import STREAMS_MAX
 from tests.bench.figures import Promise, Result, Table, Verdict, at_least, at_most, markdown, percentile
+from tests.bench.hostile_load import RSS_LIMIT_MIB, STREAMS
 from tests.bench.load import BIN
 from tests.bench.performance_page import MarkerMissing, rewrite
 from tests.bench.processes import ROOT
@@ -22,14 +24,18 @@ TABLES = {
     "evaluation": {"One evaluation in process"},
     "replay": {"Replay"},
     "unary_calls": {"ResolveBoolean, native front", "ResolveBoolean, grpcio front"},
+    "all_faces": {"ResolveBoolean, all faces at work"},
     "resolve_all": {"ResolveAll, native front"},
+    "ofrep_calls": {"OFREP, one flag", "OFREP, bulk"},
     "change_to_visible": {"One flag changed among 300"},
     "start": {"Start with 300 flags"},
     "publish_to_visible": {"Publish to visible, Kafka"},
     "idle_cost": {"An idle sidecar"},
     "sync_fanout": {"Sync of 300 flags"},
+    "hostile_load": {"A caller among hostile clients, 300 flags"},
 }
-NEEDS_GHZ = ["unary_calls", "resolve_all"]
+NEEDS_GHZ = ["unary_calls", "all_faces", "resolve_all"]
+NEEDS_HEY = ["ofrep_calls"]
 NEEDS_KAFKA = ["change_to_visible", "start", "publish_to_visible", "idle_cost"]
 FACTS = {
     "date": "2026-01-01 00:00 UTC",
@@ -77,6 +83,24 @@ def test_benchmarks_under_load_make_their_figures() -> None:
     if shutil.which("go") is None and not (BIN / "ghz").exists():
         pytest.skip("no ghz, and no Go to install it")
     check_figures(quick(NEEDS_GHZ), NEEDS_GHZ)
+
+
+def test_benchmarks_under_http_load_make_their_figures() -> None:
+    if shutil.which("go") is None and not (BIN / "hey").exists():
+        pytest.skip("no hey, and no Go to install it")
+    check_figures(quick(NEEDS_HEY), NEEDS_HEY)
+
+
+def test_other_callers_are_answered_and_memory_stays_bounded_among_hostile_clients() -> None:
+    found = quick(["hostile_load"])["benchmarks"]["hostile_load"]
+    check_figures({"machine": {"cores": 1}, "benchmarks": {"hostile_load": found}}, ["hostile_load"])
+    for row in found["tables"][0]["rows"]:
+        assert row["calls"] > 0, row
+        assert row["not answered"] == 0, row
+        assert row["peak"] <= RSS_LIMIT_MIB, row
+    told = found["notes"][0]
+    assert f"OK {STREAMS_MAX:,}" in told
+    assert f"RESOURCE_EXHAUSTED {STREAMS - STREAMS_MAX:,}" in told
 
 
 @pytest.mark.kafka
