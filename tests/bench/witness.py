@@ -21,7 +21,7 @@ def main(address: str, key: str) -> None:
     request = v2.ResolveBooleanRequest(flag_key=key)
     with grpc.insecure_channel(address) as channel:
         stub = v2_grpc.ServiceStub(channel)  # type: ignore[no-untyped-call]
-        stub.ResolveBoolean(request, timeout=10, wait_for_ready=True)
+        seq = seq_of(stub.ResolveBoolean(request, timeout=10, wait_for_ready=True))
         for event in stub.EventStream(v2.EventStreamRequest()):
             event_ns = time.monotonic_ns()
             if event.type == "provider_ready":
@@ -29,10 +29,18 @@ def main(address: str, key: str) -> None:
             elif event.type == "configuration_change" and key in event.data.fields["flags"].struct_value.fields:
                 answer = stub.ResolveBoolean(request, timeout=10)
                 answer_ns = time.monotonic_ns()
+                if seq_of(answer) <= seq:
+                    continue  # a new stream first names what its client may have missed: no news here
+                seq = seq_of(answer)
                 stub.ResolveBoolean(request, timeout=10)
                 again_ns = time.monotonic_ns()
                 times = {"event_ns": event_ns, "answer_ns": answer_ns, "again_ns": again_ns}
                 print(json.dumps(times | {"value": answer.value}), flush=True)
+
+
+def seq_of(answer: v2.ResolveBooleanResponse) -> int:
+    """Return the version that an answer was made from."""
+    return int(answer.metadata.fields["flaghoist.seq"].number_value)
 
 
 if __name__ == "__main__":

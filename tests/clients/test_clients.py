@@ -229,7 +229,8 @@ def test_client_that_caches_drops_what_changed_while_its_sidecar_restarted(
             port = sidecar.port
             client = stack.enter_context(running_client(command(case[0]), port, tmp_path))
             assert client.ready()
-            assert [client.evaluate("boolean", "kept", True).reason for _ in range(2)] == ["STATIC", "CACHED"]
+            # A new stream names what may be cached, and so may empty the cache once more after the first answer.
+            assert_soon(lambda: client.evaluate("boolean", "kept", True).reason == "CACHED")
         environment.put({"kept": boolean_flag("on")})
         with environment.sidecar(rpc_port=port):
             assert_soon(lambda: client.evaluate("boolean", "kept", False).variant == "on", within_s=CATCHES_UP_S)

@@ -160,7 +160,7 @@ def test_every_face_opens_and_says_where(world: World) -> None:
             assert Caller(sidecar).ask(face)
             opened = sidecar.until("front.opened", face=face)
             assert opened["tls"] is False
-            assert opened["server"] == ("native" if face in ("rpc", "sync") else "uvicorn")
+            assert opened["server"] == {"rpc": "native", "sync": "grpcio"}.get(face, "uvicorn")
         assert Caller(sidecar).health("sync") == health_pb2.HealthCheckResponse.SERVING
         assert len({sidecar.port_of(face) for face in FACES}) == len(FACES)
 
