@@ -17,6 +17,7 @@ from tests.bench import (
     evaluation,
     hostile_load,
     idle_cost,
+    kept_or_not,
     machine,
     ofrep_calls,
     publish_to_visible,
@@ -46,6 +47,7 @@ BENCHMARKS: Final[Mapping[str, Measure]] = {
     "idle_cost": idle_cost.measure,
     "sync_fanout": sync_fanout.measure,
     "hostile_load": hostile_load.measure,
+    "kept_or_not": kept_or_not.measure,
 }
 
 

@@ -3,7 +3,8 @@
 A line of JSON says what they have done once they are at work, another one at the end; they stop at SIGTERM. They speak
 to sockets directly where a library would be polite on their behalf. Kinds:
 
-streams: COUNT event streams, read, over as few connections as the server's bound per connection allows.
+streams: COUNT event streams, over as few connections as the server's bound per connection allows.
+idle_streams: the same, of which nothing is read but the first message.
 unread_events, unread_sets: COUNT streams whose HTTP/2 windows are wide open and whose sockets nobody reads.
 unread_bulk: COUNT connections that ask for a bulk evaluation of everything, twice, and never read.
 noise: COUNT connections at a time that send random bytes, half of them after a valid HTTP/2 preface, to every address.
@@ -73,27 +74,38 @@ def bulk_call(address: str) -> bytes:
     return f"POST {BULK} HTTP/1.1\r\nhost: {address}\r\ncontent-length: 2\r\n\r\n{{}}".encode() * 2
 
 
-async def streams(addresses: Sequence[str], count: int, _seed: int, say: Say, stop: asyncio.Event) -> None:
-    """Open event streams; tell how many were served and what the others were told."""
-    began = time.monotonic()
-    codes: Counter[str] = Counter()
-    calls: list[Any] = []
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    for number in range(count):
-        if number % STREAMS_PER_CONNECTION_MAX == 0:
-            channel = grpc.aio.insecure_channel(addresses[0], options=options)
-        calls.append(channel.unary_stream(EVENT_STREAM)(b"", wait_for_ready=True))
+def event_streams(*, read_on: bool) -> Callable[..., Awaitable[None]]:
+    """Return clients that open event streams and tell how many were served, and what the others were told."""
 
-    async def first(call: Any) -> None:
-        try:
-            answer = await call.read()
-            codes["OK" if answer is not grpc.aio.EOF else "ended"] += 1
-        except grpc.aio.AioRpcError as error:
-            codes[error.code().name] += 1
+    async def clients(addresses: Sequence[str], count: int, _seed: int, say: Say, stop: asyncio.Event) -> None:
+        began = time.monotonic()
+        answers: Counter[str] = Counter()
+        calls: list[Any] = []
+        for number in range(count):
+            if number % STREAMS_PER_CONNECTION_MAX == 0:
+                channel = grpc.aio.insecure_channel(addresses[0], options=[("grpc.use_local_subchannel_pool", 1)])
+            calls.append(channel.unary_stream(EVENT_STREAM)(b"", wait_for_ready=True))
 
-    await asyncio.gather(*map(first, calls))
-    say({"answers": codes, "seconds": time.monotonic() - began})
-    await stop.wait()
+        async def first(call: Any) -> None:
+            try:
+                answer = await call.read()
+                answers["OK" if answer is not grpc.aio.EOF else "ended"] += 1
+            except grpc.aio.AioRpcError as error:
+                answers[error.code().name] += 1
+
+        await asyncio.gather(*map(first, calls))
+        say({"answers": answers, "seconds": time.monotonic() - began})
+        readers = [asyncio.create_task(rest(call)) for call in calls if read_on and not call.done()]
+        await stop.wait()
+        for reader in readers:
+            reader.cancel()
+
+    async def rest(call: Any) -> None:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            while await call.read() is not grpc.aio.EOF:
+                pass
+
+    return clients
 
 
 def unread(request: Callable[[str], bytes]) -> Callable[..., Awaitable[None]]:
@@ -224,7 +236,8 @@ async def _posted(address: str, body: bytes) -> str:
 
 
 KINDS: Final[dict[str, Callable[..., Awaitable[None]]]] = {
-    "streams": streams,
+    "streams": event_streams(read_on=True),
+    "idle_streams": event_streams(read_on=False),
     "unread_events": unread(lambda address: greedy_call(address, EVENT_STREAM)),
     "unread_sets": unread(lambda address: greedy_call(address, SYNC_FLAGS)),
     "unread_bulk": unread(bulk_call),

@@ -58,6 +58,7 @@ class Attack:
 
 ATTACKS: Final = (
     Attack("10,000 event streams", "streams", STREAMS, (Face.RPC,), changes=True),
+    Attack("10,000 event streams, only their first message read", "idle_streams", STREAMS, (Face.RPC,), changes=True),
     Attack("100 event streams, never read", "unread_events", CLIENTS, (Face.RPC,), changes=True),
     Attack("100 sync streams, never read", "unread_sets", CLIENTS, (Face.SYNC,), changes=True),
     Attack("100 bulk evaluations, never read", "unread_bulk", CLIENTS, (Face.OFREP,), changes=True),
