@@ -26,6 +26,8 @@ RESYNC_S: Final = 30.0
 MANY_RECORDS: Final = 32
 # Verifying a record takes about 0.3 ms; a call should not wait for more than a few of them.
 SLICE_S: Final = 0.003
+# Entries that may wait for the disk; at 1 KiB each, little memory, and more than a catch-up verifies in one second.
+UNKEPT_MAX: Final = 5000
 
 Follow = Callable[[int, Callable[[Unavailable], None]], AsyncGenerator[Batch, None]]
 
@@ -69,6 +71,10 @@ class Follower:
         self._head_seen = False
         self._gap: Gap | None = None
         self._resyncing = False
+        # Verified, and not on the disk yet: one task writes them, in order.
+        self._unkept: list[LogRecord] = []
+        self._unkept_fresh = False
+        self._keeping: asyncio.Task[None] | None = None
 
     def load_kept(self) -> None:
         """Serve what this pod kept, verified anew; called once, before `run`."""
@@ -97,6 +103,13 @@ class Follower:
 
     async def run(self, follow: Follow) -> None:
         """Follow until cancelled; while a log is away, or was cut, the last good state is served."""
+        try:
+            await self._follow_on(follow)
+        finally:
+            if self._keeping is not None:
+                await self._keeping
+
+    async def _follow_on(self, follow: Follow) -> None:
         self._head_seen = self._ledger.head.seq == Seq(0)
         while True:
             try:
@@ -136,8 +149,7 @@ class Follower:
         self._position = batch.next_position
         if reached_end:
             self._reach_end()
-        if self._kept is not None and (links or reached_end):
-            await asyncio.to_thread(self._keep, self._kept, links, reached_end)
+        await self._keep(links, reached_end)
         if batch.at_end and self._ledger.stopped_by is None and not reached_end:
             raise _EntriesMissingError(self._what_is_missing())
 
@@ -151,15 +163,18 @@ class Follower:
         links: list[LogRecord] = []
         pause_at_s = time.monotonic() + SLICE_S
         for record in records:
-            outcome = self._receive(record)
+            outcome = self._ledger.receive(record.value)
+            self.tally[type(outcome).__name__.lower()] += 1
+            # Until the end is reached once, the state from before is served rather than a replay of history. From then
+            # on each entry's state, also between others: calls are pinned to all of them.
+            if self._caught_up and isinstance(outcome, Applied | Advanced | Rejected):
+                self._put()
+                await asyncio.sleep(0)  # those who wait for it hear of it before the log and the disk do
+            self._tell(record, outcome)
             match outcome:
                 case Applied() | Advanced() | Rejected():
                     links.append(record)
                     self._head_seen = True
-                    # Until the end is reached once, the state from before is served rather than a replay of history.
-                    # From then on each entry's state, also between others: calls are pinned to all of them.
-                    if self._caught_up:
-                        self._put()
                 case Repeated(seq=seq):
                     self._head_seen = self._head_seen or seq == self._ledger.head.seq
                 case Gap():
@@ -190,12 +205,6 @@ class Follower:
 
     def _put(self) -> None:
         self._board.put(self._ledger.snapshot.view, min_pin=self._ledger.min_pin)
-
-    def _receive(self, record: LogRecord) -> Outcome:
-        outcome = self._ledger.receive(record.value)
-        self.tally[type(outcome).__name__.lower()] += 1
-        self._tell(record, outcome)
-        return outcome
 
     def _tell(self, record: LogRecord, outcome: Outcome) -> None:
         match outcome:
@@ -230,15 +239,28 @@ class Follower:
             case Repeated() | Advanced() | Gap():
                 pass
 
-    def _keep(self, kept: Kept, links: list[LogRecord], reached_end: bool) -> None:
-        try:
-            if links:
-                kept.append(links)
-            if reached_end:
-                kept.note_fresh(self._clock())
-        except OSError as error:
-            self._kept = None  # keep answering; the next start needs the ledger, or what was kept until now
-            logger.error("kept_state.lost", path=str(kept.path), reason=error.strerror)
+    async def _keep(self, links: Sequence[LogRecord], reached_end: bool) -> None:
+        """Have entries kept, without waiting for the disk: the next entry must not be later for it."""
+        if self._kept is None:
+            return
+        self._unkept += links
+        self._unkept_fresh = self._unkept_fresh or reached_end
+        if self._keeping is None or self._keeping.done():
+            if self._keeping is not None:
+                self._keeping.result()  # a bug there ends the process, as any other
+            self._keeping = asyncio.create_task(self._keep_all(self._kept), name="keep")
+        if len(self._unkept) > UNKEPT_MAX:
+            await self._keeping
+
+    async def _keep_all(self, kept: Kept) -> None:
+        while self._kept is not None and (self._unkept or self._unkept_fresh):
+            links, self._unkept = self._unkept, []
+            reached_end, self._unkept_fresh = self._unkept_fresh, False
+            try:
+                await asyncio.to_thread(_write, kept, links, self._clock() if reached_end else None)
+            except OSError as error:
+                self._kept = None  # keep answering; the next start needs the ledger, or what was kept until now
+                logger.error("kept_state.lost", path=str(kept.path), reason=error.strerror)
 
     def _save_evidence(self, record: LogRecord) -> str | None:
         """Write the other history's record beside the kept state; one file, since the first proof is enough."""
@@ -250,6 +272,13 @@ class Follower:
         except OSError:
             return None
         return str(path)
+
+
+def _write(kept: Kept, links: Sequence[LogRecord], fresh_at_s: float | None) -> None:
+    if links:
+        kept.append(links)
+    if fresh_at_s is not None:
+        kept.note_fresh(fresh_at_s)
 
 
 def _settle_memory() -> None:

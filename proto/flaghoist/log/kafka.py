@@ -248,6 +248,9 @@ class KafkaLog:
                 f"topic {self._topic}: expected records from position {start} on, the log starts at {state.start}"
             )
         position = max(start, state.start)
+        if position >= state.end:
+            # Before the consumer: a caller that only wants to know whether there is more need not wait for one.
+            yield Batch((), position, at_end=True)
         consumer = AIOKafkaConsumer(**self._reading_options())
         try:
             try:
@@ -257,8 +260,6 @@ class KafkaLog:
                 raise Unavailable(f"topic {self._topic}: cannot read: {_named(error)}") from error
             consumer.assign([self._partition])
             consumer.seek(self._partition, position)
-            if position >= state.end:
-                yield Batch((), position, at_end=True)
             async for batch in _Reading(self, consumer, position, state.end).batches():
                 yield batch
         finally:
