@@ -21,8 +21,9 @@ KEEP_ALIVE_S: Final = 20.0  # flagd's interval
 # One message must stay below 4 MiB, what gRPC clients accept by default: a key has at most 255 bytes, 40 go with it.
 KEYS_PER_EVENT: Final = 10_000
 
-# A pod has a handful of providers, each with one stream; this stops a leaking client before it takes the memory.
-STREAMS_MAX: Final = 4096
+# A pod has a handful of providers, each with one stream; this stops a leaking client before it takes the memory. Of a
+# young sidecar with 10,000 static flags each new stream is told some 270 KiB (measured: 4,096 streams took 1.2 GiB).
+STREAMS_MAX: Final = 512
 
 READY: Final = EventStreamResponse(type="provider_ready").SerializeToString()
 KEEP_ALIVE: Final = EventStreamResponse(type="keep_alive").SerializeToString()
