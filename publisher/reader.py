@@ -1,7 +1,6 @@
 """Reads a ledger to its end and keeps what was found: the links of the chain, and how much else lies in the log."""
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Final
 
 from flaghoist.authorization import NotUnderstood
@@ -28,7 +27,7 @@ class LedgerReader:
         links: the entries of the chain, in seq order (seq n is links[n - 1]).
         tally: how many records had each outcome, by its name.
         dropped: the first DROPPED_KEPT_MAX of the records that count for nothing, by log position.
-        published: seq of each applied proposal, by its digest.
+        published: the link of each applied proposal, by the proposal's digest.
     """
 
     def __init__(self, log: Log, ledger: Ledger) -> None:
@@ -39,11 +38,7 @@ class LedgerReader:
         self.tally: Counter[str] = Counter()
         self.dropped: dict[int, Dropped] = {}
         self._gap: tuple[int, Gap] | None = None
-        self._published: dict[bytes, Applied] = {}
-
-    @property
-    def published(self) -> Mapping[bytes, Applied]:
-        return self._published
+        self.published: dict[bytes, Applied] = {}
 
     async def catch_up(self) -> None:
         """Read and verify what the log holds after what was read before.
@@ -67,7 +62,7 @@ class LedgerReader:
         match outcome:
             case Applied():
                 self.links.append(outcome)
-                self._published[outcome.authorized.sha256] = outcome
+                self.published[outcome.authorized.sha256] = outcome
             case Advanced() | Rejected():
                 self.links.append(outcome)
             case Dropped():

@@ -4,7 +4,6 @@
 4. write it to the journal, then sign it; 5. append; 6. read back until it is in the chain.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -16,7 +15,7 @@ from flaghoist.ledger import Advanced, Applied, Dropped, Held, Link, Rejected, V
 from flaghoist.log.base import Log
 from flaghoist.records import Entry, Envelope, EpochClaim, Release, RootUpdate
 from flaghoist.root import Root
-from flaghoist.signing import Signer, countersign, digest, pae
+from flaghoist.signing import Signer, countersign, digest
 from flaghoist.values import Role, Seq
 from publisher.inbox import Case
 from publisher.journal import Claim, Journal, Mark
@@ -146,7 +145,7 @@ class Sequencer:
         payload = ENTRY.encode(entry)
         if len(payload) + _ENVELOPE_OVERHEAD_BYTES > ENVELOPE_BYTES_MAX:
             raise TooLarge("entry", limit=ENVELOPE_BYTES_MAX - _ENVELOPE_OVERHEAD_BYTES, got=len(payload))
-        entry_hash = hashlib.sha256(pae(ENTRY.payload_type, payload)).digest()
+        entry_hash = digest(_unsigned(payload))
         match self._ledger.judge_next(entry, entry_hash):
             case Rejected(refusal=refusal) | Held(refusal=refusal) | Dropped(refusal=refusal):
                 raise refusal
@@ -160,8 +159,7 @@ class Sequencer:
 
     async def _send(self, mark: Mark) -> Applied | Advanced | None:
         """Sign and append a journaled entry and read back; None when another took its place."""
-        unsigned = Envelope(ENTRY.payload_type, ENTRY.schema_sha256, mark.payload, ())
-        data = encode_envelope(countersign(unsigned, [self._signer]))
+        data = encode_envelope(countersign(_unsigned(mark.payload), [self._signer]))
         try:
             await self._log.append(data, expected_end=self.reader.position if self._log.conditional else None)
         except LogConflict:
@@ -204,6 +202,11 @@ class Sequencer:
             return self.reader.published.get(digest(body.proposal))
         first = next(iter(self.reader.links), None)
         return first if isinstance(first, Advanced) and first.entry.body == body else None
+
+
+def _unsigned(payload: bytes) -> Envelope:
+    """Return an entry's envelope before it is signed; its digest is the entry's hash already."""
+    return Envelope(ENTRY.payload_type, ENTRY.schema_sha256, payload, ())
 
 
 def release_of(root: Root, case: Case, *, now_ms: int) -> Release:

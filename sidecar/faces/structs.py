@@ -91,10 +91,3 @@ def _fill_value(value: Value, item: JsonValue) -> None:
         value.list_value.SetInParent()
         for member in item:
             _fill_value(value.list_value.values.add(), member)
-
-
-def struct_of(plain: Mapping[str, JsonValue]) -> Struct:
-    """Return `plain` as a Struct (see fill)."""
-    struct = Struct()
-    fill(struct, plain)
-    return struct

@@ -15,9 +15,10 @@ from sidecar.front import FrontKind
 from sidecar.listeners import Face
 from tests.bench.brokers import Brokers
 from tests.bench.figures import Cell, Result, Table, at_least, not_measured, paired_ratio
+from tests.bench.go_programs import NoProgram
 from tests.bench.http_load import address_of
 from tests.bench.ledgers import CONTEXT, forged, root_bytes, store
-from tests.bench.load import Callers, Load, NoGhz, drive, ghz
+from tests.bench.load import Callers, Load, drive, ghz
 from tests.bench.processes import module
 from tests.bench.scale import Scale
 from tests.bench.servers import Server, answer_of, bare, sidecar, wait_until_fresh
@@ -35,7 +36,7 @@ def measure(scale: Scale, _brokers: Brokers, say: Callable[[str], None]) -> Resu
     """Return calls a second, latency and CPU on the native front, beside a bare server."""
     try:
         ghz()
-    except NoGhz as reason:
+    except NoProgram as reason:
         return Result((not_measured("ResolveBoolean, all faces at work", "ratio to bare", str(reason)),), ())
     found: dict[tuple[str, Callers], list[Load]] = {
         (name, callers): [] for callers in CALLERS for name in (BARE, *FLAGS)

@@ -1,10 +1,7 @@
 """Load on an HTTP server by hey, a program in Go: the caller's cost must not be Python's."""
 
 import csv
-import fcntl
 import json
-import os
-import shutil
 import subprocess
 import urllib.error
 import urllib.request
@@ -16,43 +13,17 @@ from typing import Final
 
 from sidecar.listeners import Face
 from tests.bench.figures import percentile
-from tests.bench.load import BIN, Load
+from tests.bench.go_programs import installed
+from tests.bench.load import Load
 from tests.bench.processes import READY_S
 from tests.bench.servers import Server
 
 HEY: Final = "github.com/rakyll/hey@v0.1.5"
 
 
-class NoHey(Exception):
-    """This machine has no hey and cannot install it; the text says why."""
-
-
 def hey() -> Path:
-    """Return the program; it is built once, by Go, into .cache/bin.
-
-    Raises:
-        NoHey: Go is missing, or could not build it.
-    """
-    program = BIN / "hey"
-    BIN.mkdir(parents=True, exist_ok=True)
-    with (BIN / "hey.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if program.exists():
-            return program
-        go = shutil.which("go")
-        if go is None:
-            raise NoHey("go not found (want Go to install hey)")
-        done = subprocess.run(
-            [go, "install", HEY],
-            env=os.environ | {"GOBIN": str(BIN)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise NoHey(f"go could not install hey: {done.stderr.strip()[-400:]}")
-    return program
+    """Return the program; raises NoProgram where it cannot be had."""
+    return installed("hey", HEY)
 
 
 def address_of(server: Server, face: Face) -> str:

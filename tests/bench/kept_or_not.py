@@ -20,7 +20,8 @@ from sidecar.listeners import Face
 from tests.bench.all_faces import METHOD, request_for
 from tests.bench.brokers import Brokers
 from tests.bench.figures import Cell, Result, Table, not_measured, paired_ratio
-from tests.bench.http_load import NoHey, address_of, drive_http, hey
+from tests.bench.go_programs import NoProgram
+from tests.bench.http_load import address_of, drive_http, hey
 from tests.bench.ledgers import (
     CONTEXT,
     STATIC,
@@ -32,7 +33,7 @@ from tests.bench.ledgers import (
     root_bytes,
     store,
 )
-from tests.bench.load import Callers, Load, NoGhz, drive, ghz
+from tests.bench.load import Callers, Load, drive, ghz
 from tests.bench.ofrep_calls import BODY, BULK
 from tests.bench.processes import Child, running
 from tests.bench.scale import Scale
@@ -74,7 +75,7 @@ def measure(scale: Scale, _brokers: Brokers, say: Callable[[str], None]) -> Resu
     """Return throughput, latency and CPU with and without each, and the cost of decoding a context."""
     try:
         ghz(), hey()
-    except (NoGhz, NoHey) as reason:
+    except NoProgram as reason:
         return Result((not_measured("what was tried", "a ratio", str(reason)),), ())
     flags = {**mixed(scale.flags), "static": STATIC, "ten-rules": TEN_RULES}
     with ExitStack() as stack:

@@ -1,9 +1,6 @@
 """Load on a gRPC server by ghz, a program in Go: the caller's cost must not be Python's."""
 
-import fcntl
 import json
-import os
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +12,10 @@ from flagd.evaluation.v2 import evaluation_pb2 as v2
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from tests.bench.processes import ROOT
+from tests.bench.go_programs import installed
 from tests.bench.servers import Server
 
 GHZ: Final = "github.com/bojand/ghz/cmd/ghz@v0.93.0"
-BIN: Final = ROOT / ".cache" / "bin"
-
-
-class NoGhz(Exception):
-    """This machine has no ghz and cannot install it; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,31 +40,8 @@ class Load:
 
 
 def ghz() -> Path:
-    """Return the program; it is built once, by Go, into .cache/bin.
-
-    Raises:
-        NoGhz: Go is missing, or could not build it.
-    """
-    program = BIN / "ghz"
-    BIN.mkdir(parents=True, exist_ok=True)
-    with (BIN / "ghz.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if program.exists():
-            return program
-        go = shutil.which("go")
-        if go is None:
-            raise NoGhz("go not found (want Go to install ghz)")
-        done = subprocess.run(
-            [go, "install", GHZ],
-            env=os.environ | {"GOBIN": str(BIN)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise NoGhz(f"go could not install ghz: {done.stderr.strip()[-400:]}")
-    return program
+    """Return the program; raises NoProgram where it cannot be had."""
+    return installed("ghz", GHZ)
 
 
 def drive(server: Server, call: str, request: bytes, callers: Callers, seconds: float) -> Load:

@@ -15,7 +15,8 @@ from sidecar.faces.ofrep import BULK_PATH
 from sidecar.listeners import Face
 from tests.bench.brokers import Brokers
 from tests.bench.figures import Cell, Promise, Result, Table, at_least, at_most, not_measured, paired_ratio
-from tests.bench.http_load import NoHey, address_of, drive_http, hey, post
+from tests.bench.go_programs import NoProgram
+from tests.bench.http_load import address_of, drive_http, hey, post
 from tests.bench.ledgers import (
     CONTEXT,
     STATIC,
@@ -70,7 +71,7 @@ def measure(scale: Scale, _brokers: Brokers, say: Callable[[str], None]) -> Resu
     """Return calls a second, latency and CPU of single and bulk evaluations, and of answers that did not change."""
     try:
         hey()
-    except NoHey as reason:
+    except NoProgram as reason:
         return Result((not_measured("OFREP over HTTP", "ratio to a bare uvicorn", str(reason)),), ())
     with ExitStack() as stack:
         single = _loads(_single(stack), scale, say)

@@ -14,8 +14,9 @@ from google.protobuf.struct_pb2 import Struct
 from sidecar.front import FrontKind
 from tests.bench.brokers import Brokers
 from tests.bench.figures import Cell, Result, Table, at_most, not_measured
+from tests.bench.go_programs import NoProgram
 from tests.bench.ledgers import CONTEXT, all_ruled, all_static, forged, mixed, root_bytes, store
-from tests.bench.load import Callers, Load, NoGhz, drive, ghz
+from tests.bench.load import Callers, Load, drive, ghz
 from tests.bench.scale import Scale
 from tests.bench.servers import Server, answer_of, bare, sidecar, wait_until_fresh
 
@@ -35,7 +36,7 @@ def measure(scale: Scale, _brokers: Brokers, say: Callable[[str], None]) -> Resu
     """Return CPU a call and throughput, on the native front."""
     try:
         ghz()
-    except NoGhz as reason:
+    except NoProgram as reason:
         return Result((not_measured("ResolveAll of 100 flags", f"≤ {LIMIT_US:g} µs of CPU", str(reason)),), ())
     context = Struct()
     context.update(CONTEXT)

@@ -14,8 +14,9 @@ from google.protobuf.struct_pb2 import Struct
 from sidecar.front import FrontKind
 from tests.bench.brokers import Brokers
 from tests.bench.figures import Cell, Promise, Result, Table, at_least, at_most, not_measured, paired_ratio
+from tests.bench.go_programs import NoProgram
 from tests.bench.ledgers import CONTEXT, STATIC, TEN_RULES, forged, root_bytes, store
-from tests.bench.load import Callers, Load, NoGhz, drive, ghz
+from tests.bench.load import Callers, Load, drive, ghz
 from tests.bench.scale import Scale
 from tests.bench.servers import Server, answer_of, bare, sidecar, wait_until_fresh
 
@@ -37,7 +38,7 @@ def measure(scale: Scale, _brokers: Brokers, say: Callable[[str], None]) -> Resu
     """Return calls a second, latency and CPU, of each front, version and set of callers."""
     try:
         ghz()
-    except NoGhz as reason:
+    except NoProgram as reason:
         return Result((not_measured("ResolveBoolean over gRPC", "ratio to a bare server", str(reason)),), ())
     tables, promises = [], []
     for front in (FrontKind.NATIVE, FrontKind.GRPCIO):

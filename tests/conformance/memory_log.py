@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from flaghoist.errors import FlaghoistError, LogConflict, LogTruncated, Malformed, TooLarge, Unavailable
-from flaghoist.log.base import PROBE_S, RECORD_BYTES_MAX, Batch, Log, LogRecord, Stream
+from flaghoist.errors import FlaghoistError, LogConflict, LogTruncated, Unavailable
+from flaghoist.log.base import PROBE_S, Batch, Log, LogRecord, Stream, check_value
 
 # Small, so that a short test reads more than one batch.
 BATCH_RECORDS_MAX: Final = 50
@@ -91,10 +91,7 @@ class MemoryLog:
 
     async def append(self, value: bytes, *, expected_end: int | None = None) -> int:
         self._check()
-        if len(value) > RECORD_BYTES_MAX:
-            raise TooLarge("log record", limit=RECORD_BYTES_MAX, got=len(value))
-        if not value:
-            raise Malformed("log record: want 1 byte at least, got none")
+        check_value(value)
         end = len(self._records.values)
         if expected_end is not None and expected_end != end:
             raise LogConflict(expected_end=expected_end, end=end)

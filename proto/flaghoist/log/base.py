@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
+from flaghoist.errors import Malformed, TooLarge
+
 # Kafka brokers accept 1 MiB by default (message.max.bytes); an envelope may have 512 KiB.
 RECORD_BYTES_MAX: Final = 1024 * 1024 - 1024
 
@@ -45,6 +47,19 @@ class Batch:
 # An idle log gives a sign of life this often; a reader that misses it for PROBE_S + ANSWER_S is told Unavailable.
 PROBE_S: Final = 5.0
 ANSWER_S: Final = 10.0
+
+
+def check_value(value: bytes) -> None:
+    """Refuse what no log stores, before anything is sent.
+
+    Raises:
+        TooLarge: more than RECORD_BYTES_MAX bytes.
+        Malformed: none at all.
+    """
+    if len(value) > RECORD_BYTES_MAX:
+        raise TooLarge("log record", limit=RECORD_BYTES_MAX, got=len(value))
+    if not value:
+        raise Malformed("log record: want 1 byte at least, got none")
 
 
 class Log(Protocol):

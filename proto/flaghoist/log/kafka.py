@@ -27,13 +27,11 @@ from aiokafka.structs import RecordMetadata, TopicPartition
 from flaghoist.errors import (
     LogMissing,
     LogTruncated,
-    Malformed,
     Misconfigured,
     OutcomeUnknown,
-    TooLarge,
     Unavailable,
 )
-from flaghoist.log.base import ANSWER_S, PROBE_S, RECORD_BYTES_MAX, Batch, Log, LogRecord, Stream
+from flaghoist.log.base import ANSWER_S, PROBE_S, Batch, Log, LogRecord, Stream, check_value
 from flaghoist.log.kafka_clients import (
     CLOSE_S,
     EARLIEST,
@@ -146,10 +144,7 @@ class KafkaLog:
     # --- write ---
 
     async def append(self, value: bytes, *, expected_end: int | None = None) -> int:
-        if len(value) > RECORD_BYTES_MAX:
-            raise TooLarge("log record", limit=RECORD_BYTES_MAX, got=len(value))
-        if not value:
-            raise Malformed("log record: want 1 byte at least, got none")
+        check_value(value)
         producer = await self._writing()
         # What fails up to here was never handed over; cancelling send() takes the record back.
         try:

@@ -18,13 +18,11 @@ from flaghoist.errors import (
     LogConflict,
     LogMissing,
     LogTruncated,
-    Malformed,
     Misconfigured,
     OutcomeUnknown,
-    TooLarge,
     Unavailable,
 )
-from flaghoist.log.base import ANSWER_S, PROBE_S, RECORD_BYTES_MAX, Batch, Finding, Log, LogRecord, Severity, Stream
+from flaghoist.log.base import ANSWER_S, PROBE_S, Batch, Finding, Log, LogRecord, Severity, Stream, check_value
 from flaghoist.log.file_changes import FileChanges
 from flaghoist.log.location import SqliteLocation
 
@@ -172,10 +170,7 @@ class SqliteLog:
         await self._writer.close()
 
     async def append(self, value: bytes, *, expected_end: int | None = None) -> int:
-        if len(value) > RECORD_BYTES_MAX:
-            raise TooLarge("log record", limit=RECORD_BYTES_MAX, got=len(value))
-        if not value:
-            raise Malformed("log record: want 1 byte at least, got none")
+        check_value(value)
         try:
             async with asyncio.timeout(self._answer_s):
                 position = await self._writer.run(
