@@ -11,8 +11,8 @@ import pytest
 
 from sidecar.faces.events import STREAMS_MAX
 from tests.bench.figures import Promise, Result, Table, Verdict, at_least, at_most, markdown, percentile
+from tests.bench.go_programs import BIN
 from tests.bench.hostile_load import RSS_LIMIT_MIB, STREAMS
-from tests.bench.load import BIN
 from tests.bench.performance_page import MarkerMissing, rewrite
 from tests.bench.processes import ROOT
 from tests.kafka.broker import Broker
