@@ -102,6 +102,7 @@ def root_record(
         },
         fractional="v2",
         policy="",
+        revoked=(),
     )
     return replace(record, **changes)
 

@@ -6,7 +6,7 @@ The schemas are the .avsc files beside this module, for readers in any language.
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any, Final, Generic, TypeVar
 
@@ -16,12 +16,16 @@ from fastavro.schema import to_parsing_canonical_form
 from flaghoist.errors import Malformed, TooLarge
 from flaghoist.records import (
     Approval,
+    Body,
     Entry,
     Envelope,
     EpochClaim,
+    Heartbeat,
     Op,
     Proposal,
+    Ratification,
     Release,
+    Revocation,
     RoleGrant,
     RootKey,
     RootRecord,
@@ -53,6 +57,8 @@ APPROVALS_MAX: Final = 16
 # A title is one line on a terminal; a reason is a paragraph or two.
 TITLE_CHARS_MAX: Final = 200
 REASON_CHARS_MAX: Final = 4000
+# A few hundred rules; a root is read by every sidecar.
+POLICY_CHARS_MAX: Final = 64 * 1024
 HASH_BYTES: Final = 32
 
 R = TypeVar("R")
@@ -275,6 +281,14 @@ def _root_to(root: RootRecord) -> dict[str, object]:
         ],
         "fractional": root.fractional,
         "policy": root.policy,
+        "revoked": [
+            {
+                "key_id": str(r.key_id),
+                "distrust_from_seq": None if r.distrust_from_seq is None else r.distrust_from_seq.number,
+                "reason": r.reason,
+            }
+            for r in root.revoked
+        ],
     }
 
 
@@ -295,7 +309,15 @@ def _root_from(fields: Fields) -> RootRecord:
         ),
         roles=roles,
         fractional=fields["fractional"],
-        policy=fields["policy"],
+        policy=_text("policy", fields["policy"], POLICY_CHARS_MAX),
+        revoked=tuple(
+            Revocation(
+                KeyId(r["key_id"]),
+                None if r["distrust_from_seq"] is None else Seq(r["distrust_from_seq"]),
+                _text("reason", r["reason"], REASON_CHARS_MAX),
+            )
+            for r in fields["revoked"]
+        ),
     )
 
 
@@ -305,7 +327,7 @@ ROOT: Final = RecordCodec("root", _root_to, _root_from)
 # --- entry ---
 
 
-def _body_to(body: Release | RootUpdate | EpochClaim) -> tuple[str, dict[str, object]]:
+def _body_to(body: Body) -> tuple[str, dict[str, object]]:
     match body:
         case Release():
             return "flaghoist.v1.Release", {
@@ -317,23 +339,36 @@ def _body_to(body: Release | RootUpdate | EpochClaim) -> tuple[str, dict[str, ob
             return "flaghoist.v1.RootUpdate", {"root": _envelope_to(body.root)}
         case EpochClaim():
             return "flaghoist.v1.EpochClaim", {"holder": body.holder}
+        case Ratification():
+            return "flaghoist.v1.Ratification", {
+                "proposal_sha256": body.proposal_sha256,
+                "approvals": [_envelope_to(a) for a in body.approvals],
+            }
 
 
-def _body_from(value: Any) -> Release | RootUpdate | EpochClaim:
+def _body_from(value: Any) -> Body:
     name, fields = value
     match name:
         case "flaghoist.v1.Release":
-            if len(fields["approvals"]) > APPROVALS_MAX:
-                raise TooLarge("release", limit=APPROVALS_MAX, got=len(fields["approvals"]), unit="approvals")
             return Release(
                 proposal=_envelope_from(fields["proposal"]),
-                approvals=tuple(_envelope_from(a) for a in fields["approvals"]),
+                approvals=_approvals("release", fields["approvals"]),
                 policy=_text("policy", fields["policy"], TITLE_CHARS_MAX),
             )
         case "flaghoist.v1.RootUpdate":
             return RootUpdate(_envelope_from(fields["root"]))
+        case "flaghoist.v1.Ratification":
+            return Ratification(
+                _hash("proposal_sha256", fields["proposal_sha256"]), _approvals("ratification", fields["approvals"])
+            )
         case _:
             return EpochClaim(_text("holder", fields["holder"], TITLE_CHARS_MAX))
+
+
+def _approvals(what: str, envelopes: Sequence[Fields]) -> tuple[Envelope, ...]:
+    if len(envelopes) > APPROVALS_MAX:
+        raise TooLarge(what, limit=APPROVALS_MAX, got=len(envelopes), unit="approvals")
+    return tuple(_envelope_from(envelope) for envelope in envelopes)
 
 
 def _entry_to(entry: Entry) -> dict[str, object]:
@@ -361,3 +396,41 @@ def _entry_from(fields: Fields) -> Entry:
 
 
 ENTRY: Final = RecordCodec("entry", _entry_to, _entry_from)
+
+
+# --- heartbeat ---
+
+
+def _heartbeat_to(beat: Heartbeat) -> dict[str, object]:
+    return {
+        "log_id": str(beat.log_id),
+        "beat_no": beat.beat_no,
+        "issued_at": beat.issued_at,
+        "expires_at": beat.expires_at,
+        "seq": beat.seq.number,
+        "head_hash": beat.head_hash,
+        "epoch": beat.epoch,
+        "root_version": beat.root_version,
+        "holder": beat.holder,
+        "state_root": beat.state_root,
+        "checkpoint_seq": beat.checkpoint_seq.number,
+    }
+
+
+def _heartbeat_from(fields: Fields) -> Heartbeat:
+    return Heartbeat(
+        log_id=LogId(fields["log_id"]),
+        beat_no=_time("beat_no", fields["beat_no"]),
+        issued_at=_time("issued_at", fields["issued_at"]),
+        expires_at=_time("expires_at", fields["expires_at"]),
+        seq=Seq(fields["seq"]),
+        head_hash=_hash("head_hash", fields["head_hash"]),
+        epoch=fields["epoch"],
+        root_version=fields["root_version"],
+        holder=_text("holder", fields["holder"], TITLE_CHARS_MAX),
+        state_root=None if fields["state_root"] is None else _hash("state_root", fields["state_root"]),
+        checkpoint_seq=Seq(fields["checkpoint_seq"]),
+    )
+
+
+HEARTBEAT: Final = RecordCodec("heartbeat", _heartbeat_to, _heartbeat_from)

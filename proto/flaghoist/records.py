@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from flaghoist.values import (
     Action,
@@ -113,6 +114,17 @@ class EpochClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class Ratification:
+    """Body of an entry by which people stand behind an emergency that an earlier entry carried."""
+
+    proposal_sha256: bytes
+    approvals: tuple[Envelope, ...]
+
+
+Body: TypeAlias = Release | RootUpdate | EpochClaim | Ratification
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One link of the ledger. `prev_hash` is the entry hash of seq - 1 (32 zero bytes for seq 1)."""
 
@@ -122,7 +134,7 @@ class Entry:
     epoch: int
     root_version: int
     published_at: int
-    body: Release | RootUpdate | EpochClaim
+    body: Body
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +156,19 @@ class RoleGrant:
 
 
 @dataclass(frozen=True, slots=True)
+class Revocation:
+    """A key that lost its roles because it is no longer trusted.
+
+    What it signed from `distrust_from_seq` on stays in force and is listed as tainted, so that people look at it again;
+    None: it was only lost or retired.
+    """
+
+    key_id: KeyId
+    distrust_from_seq: Seq | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RootRecord:
     """Who may do what, as written; root.Root is the checked form."""
 
@@ -155,3 +180,24 @@ class RootRecord:
     roles: Mapping[Role, RoleGrant]
     fractional: str
     policy: str
+    revoked: tuple[Revocation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a publisher saw as the ledger's head at `issued_at`; it counts until `expires_at`. Times are Unix ms UTC.
+
+    `holder` names the publisher at work; `state_root` and `checkpoint_seq` (0: none) let readers compare states.
+    """
+
+    log_id: LogId
+    beat_no: int
+    issued_at: int
+    expires_at: int
+    seq: Seq
+    head_hash: bytes
+    epoch: int
+    root_version: int
+    holder: str
+    state_root: bytes | None
+    checkpoint_seq: Seq

@@ -17,6 +17,9 @@ from flaghoist.values import Algorithm, KeyId
 
 ED25519_PUBLIC_BYTES: Final = 32
 ED25519_SIGNATURE_BYTES: Final = 64
+SSHSIG_MAGIC: Final = b"SSHSIG"
+# Keeps signatures for us and for others (git, say) apart.
+SSHSIG_NAMESPACE: Final = b"flaghoist"
 P256_PUBLIC_BYTES: Final = 65  # SEC1 uncompressed: 0x04, x, y
 
 R = TypeVar("R")
@@ -33,6 +36,15 @@ def digest(envelope: Envelope) -> bytes:
     return hashlib.sha256(pae(envelope.payload_type, envelope.payload)).digest()
 
 
+def sshsig_blob(message: bytes) -> bytes:
+    """Return what an SSH key signs for a message: what `ssh-keygen -Y sign -n flaghoist` would have it sign.
+
+    Source: OpenSSH, PROTOCOL.sshsig, section 2.
+    """
+    fields = (SSHSIG_NAMESPACE, b"", b"sha512", hashlib.sha512(message).digest())
+    return SSHSIG_MAGIC + b"".join(len(field).to_bytes(4, "big") + field for field in fields)
+
+
 def key_id(algorithm: Algorithm, public: bytes) -> KeyId:
     """Return a public key's fingerprint: the first 128 bits of SHA-256 over algorithm and key, as hex."""
     return KeyId(hashlib.sha256(algorithm.encode() + b"\0" + public).hexdigest()[:32])
@@ -46,7 +58,7 @@ def check_public(algorithm: Algorithm, public: bytes) -> None:
             signatures that verify (Chalkias, Garillot, Nikolaenko: "Taming the many EdDSAs", 2020).
     """
     match algorithm:
-        case Algorithm.ED25519:
+        case Algorithm.ED25519 | Algorithm.SSHSIG_ED25519:
             if len(public) != ED25519_PUBLIC_BYTES:
                 raise Malformed(f"Ed25519 public key: want {ED25519_PUBLIC_BYTES} bytes, got {len(public)}")
             if not crypto_core_ed25519_is_valid_point(public):
@@ -66,13 +78,9 @@ def verifies(algorithm: Algorithm, public: bytes, signature: bytes, message: byt
     """Say whether `signature` over `message` is by the holder of `public` (checked before); any bytes may be given."""
     match algorithm:
         case Algorithm.ED25519:
-            if len(signature) != ED25519_SIGNATURE_BYTES:
-                return False
-            try:
-                crypto_sign_open(signature + message, public)
-            except BadSignatureError:
-                return False
-            return True
+            return _ed25519_verifies(public, signature, message)
+        case Algorithm.SSHSIG_ED25519:
+            return _ed25519_verifies(public, signature, sshsig_blob(message))
         case Algorithm.ECDSA_P256:
             from cryptography.exceptions import InvalidSignature
             from cryptography.hazmat.primitives import hashes
@@ -84,6 +92,16 @@ def verifies(algorithm: Algorithm, public: bytes, signature: bytes, message: byt
             except InvalidSignature:
                 return False
             return True
+
+
+def _ed25519_verifies(public: bytes, signature: bytes, message: bytes) -> bool:
+    if len(signature) != ED25519_SIGNATURE_BYTES:
+        return False
+    try:
+        crypto_sign_open(signature + message, public)
+    except BadSignatureError:
+        return False
+    return True
 
 
 def verified_keys(envelope: Envelope, keys: Iterable[RootKey]) -> Sequence[RootKey]:

@@ -122,6 +122,8 @@ class Algorithm(StrEnum):
 
     ED25519 = "ED25519"
     ECDSA_P256 = "ECDSA_P256"
+    # An OpenSSH key, whose agent signs a wrapping of the message that no SSH login would (signing.sshsig_blob).
+    SSHSIG_ED25519 = "SSHSIG_ED25519"
 
 
 class Role(StrEnum):

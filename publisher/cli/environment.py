@@ -120,6 +120,7 @@ def init(
         roles=_roles(cards, signers, publisher, approvals),
         fractional=fractional,
         policy="",
+        revoked=(),
     )
     _check_people(cards, approvals)
     _show_plan(work, record, ledger)
