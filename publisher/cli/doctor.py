@@ -8,9 +8,9 @@ from enum import StrEnum
 import click
 
 from flaghoist.errors import FlaghoistError, Misconfigured, Unavailable
-from flaghoist.ledger import Rejected
 from flaghoist.log.base import Finding, Severity
 from flaghoist.log.location import inspect_log
+from flaghoist.outcomes import Rejected
 from publisher.cli.desk import Exit, exit_of
 from publisher.cli.reading import Reading, read
 from publisher.cli.times import age, days_ms, moment
@@ -183,4 +183,4 @@ def _journal(work: Workspace, reading: Reading) -> Check:
 def _finding(finding: Finding) -> Check:
     """The inspection knows which settings endanger the chain."""
     health = Health.FAIL if finding.severity is Severity.ERROR else Health.WARN
-    return Check("ledger", health, str(finding), "correct that setting", Exit.USAGE)
+    return Check("ledger", health, str(finding), finding.hint or "correct that setting", Exit.USAGE)

@@ -31,10 +31,10 @@ class Outgoing:
     def conditional(self) -> bool:
         return self._log.conditional
 
-    async def append(self, value: bytes, *, expected_end: int | None = None) -> int:
+    async def append(self, value: bytes, *, expected_end: int | None = None, key: bytes | None = None) -> int:
         """Append, and remember that it was tried."""
         self.may_have_sent = True
-        return await self._log.append(value, expected_end=expected_end)
+        return await self._log.append(value, expected_end=expected_end, key=key)
 
     async def end(self) -> int:
         return await self._log.end()

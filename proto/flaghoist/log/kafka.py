@@ -31,7 +31,17 @@ from flaghoist.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from flaghoist.log.base import ANSWER_S, PROBE_S, Batch, Log, LogRecord, Stream, check_value
+from flaghoist.log.base import (
+    ADD_STREAMS_HINT,
+    ANSWER_S,
+    PROBE_S,
+    Batch,
+    Log,
+    LogRecord,
+    Stream,
+    check_key,
+    check_value,
+)
 from flaghoist.log.kafka_clients import (
     CLOSE_S,
     EARLIEST,
@@ -100,6 +110,7 @@ class KafkaLog:
     ) -> None:
         self._client = client
         self._location = location
+        self._stream = stream
         self._topic = location.topic_of(stream)
         self._partition = TopicPartition(self._topic, 0)
         self._probe_s = probe_s
@@ -125,7 +136,10 @@ class KafkaLog:
             await asyncio.sleep(RETRY_S)
             topic = await self._ask(self._describe)
         if topic is None:
-            raise LogMissing(f"no topic {self._topic} at {','.join(self._location.bootstrap)}")
+            raise LogMissing(
+                f"no topic {self._topic} at {','.join(self._location.bootstrap)}",
+                hint=ADD_STREAMS_HINT if self._stream.keyed else None,
+            )
         if topic.partitions != 1:
             raise Misconfigured(
                 f"topic {self._topic}: expected 1 partition, got {topic.partitions}: a ledger has one order",
@@ -143,14 +157,15 @@ class KafkaLog:
 
     # --- write ---
 
-    async def append(self, value: bytes, *, expected_end: int | None = None) -> int:
+    async def append(self, value: bytes, *, expected_end: int | None = None, key: bytes | None = None) -> int:
         check_value(value)
+        check_key(self._stream, key)
         producer = await self._writing()
         # What fails up to here was never handed over; cancelling send() takes the record back.
         try:
             async with asyncio.timeout(self._answer_s):
                 await self._reach_leader(producer)
-                sent = await producer.send(self._topic, bytes(value), partition=0)
+                sent = await producer.send(self._topic, bytes(value), key=key, partition=0)
         except (KafkaError, OSError, TimeoutError) as error:
             await self._discard(producer)
             raise Unavailable(f"topic {self._topic}: nothing was sent: {_named(error)}") from error
@@ -238,7 +253,7 @@ class KafkaLog:
             raise LogTruncated(
                 f"topic {self._topic}: expected records from position {start} on, the log ends at {state.end}"
             )
-        if 0 < start < state.start:
+        if 0 < start < state.start and not self._stream.keyed:
             raise LogTruncated(
                 f"topic {self._topic}: expected records from position {start} on, the log starts at {state.start}"
             )
@@ -372,7 +387,11 @@ class _Reading:
                 partition, timeout_ms=round(wait_s * 1000), max_records=BATCH_RECORDS_MAX
             )
         except OffsetOutOfRangeError as error:
-            raise LogTruncated(f"topic {topic}: holds nothing at position {self._position} any more") from error
+            start = await self._start_after_a_drop()
+            if start is None:
+                raise LogTruncated(f"topic {topic}: holds nothing at position {self._position} any more") from error
+            self._consumer.seek(partition, start)
+            return [], start
         except (UnsupportedCodecError, CorruptRecordException):
             # Not ours: we write no compressed records. Passed over, it is one more record that nobody signed.
             self._consumer.seek(partition, self._position + 1)
@@ -382,6 +401,13 @@ class _Reading:
         # A record may have no value (a "tombstone", for compaction); here that is one more that nobody signed.
         records = [LogRecord(record.offset, record.value or b"") for record in found.get(partition, ())]
         return records, int(await self._consumer.position(partition))
+
+    async def _start_after_a_drop(self) -> int | None:
+        """Return where a keyed stream starts now, if that is after our position: what was before may be dropped."""
+        if not self._log._stream.keyed:
+            return None
+        state = await self._log._ask(self._log._state_from_start)
+        return state.start if state.start > self._position else None
 
     def _advance(self, records: list[LogRecord], position: int) -> Batch | None:
         moved = position > self._position

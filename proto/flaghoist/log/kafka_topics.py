@@ -19,7 +19,7 @@ from aiokafka.errors import (
 )
 
 from flaghoist.errors import LogMissing, Misconfigured, Unavailable
-from flaghoist.log.base import ANSWER_S, Finding, Severity, Stream
+from flaghoist.log.base import ACKS_RETENTION_S, ADD_STREAMS_HINT, ANSWER_S, Finding, Severity, Stream
 from flaghoist.log.kafka_clients import RETRY_S, Topic, client_options, close_quietly, connected, describe, offset
 from flaghoist.log.location import KafkaLocation
 
@@ -30,14 +30,16 @@ REPLICAS: Final = 3
 MESSAGE_BYTES: Final = 1024 * 1024 + 12
 # Longer than any proposal or approval lives.
 INBOX_RETENTION_MS: Final = 30 * 24 * 3600 * 1000
+# Compaction never touches the segment that is written to. Closed this often, one has 60 heartbeats of 5 s, and 20,000
+# acks of 2,000 sidecars that write every 30 s: what a reader that begins at the start reads beside the newest records.
+SEGMENT_MS: Final = 5 * 60 * 1000
+# Room for several of the largest records, and for all that SEGMENT_MS lets through in a fleet of that size (6 MB).
+SEGMENT_BYTES: Final = 16 * 1024 * 1024
 
 # setting -> (value, severity of another value)
 _Settings = Mapping[str, tuple[str, Severity]]
 
 _ALL: Final[_Settings] = {
-    # Compaction would take links out of the chain.
-    "cleanup.policy": ("delete", Severity.ERROR),
-    "retention.bytes": ("-1", Severity.ERROR),
     "max.message.bytes": (str(MESSAGE_BYTES), Severity.ERROR),
     # An election without the newest records would take back what was acknowledged.
     "unclean.leader.election.enable": ("false", Severity.ERROR),
@@ -46,10 +48,35 @@ _ALL: Final[_Settings] = {
     # Retention goes by the newest timestamp of a segment: by the brokers' clocks, not by what a writer claims.
     "message.timestamp.type": ("LogAppendTime", Severity.WARNING),
 }
-SETTINGS: Final[Mapping[Stream, _Settings]] = {
-    Stream.LEDGER: {**_ALL, "retention.ms": ("-1", Severity.ERROR)},
-    Stream.INBOX: {**_ALL, "retention.ms": (str(INBOX_RETENTION_MS), Severity.WARNING)},
+_EVERY_RECORD: Final[_Settings] = {
+    **_ALL,
+    # Compaction would take links out of the chain.
+    "cleanup.policy": ("delete", Severity.ERROR),
+    "retention.bytes": ("-1", Severity.ERROR),
 }
+_NEWEST_RECORDS: Final[_Settings] = {
+    **_ALL,
+    "segment.ms": (str(SEGMENT_MS), Severity.WARNING),
+    "segment.bytes": (str(SEGMENT_BYTES), Severity.WARNING),
+    # Whatever was closed is compacted at the cleaner's next round: there is little of it, so that costs little.
+    "min.cleanable.dirty.ratio": ("0.01", Severity.WARNING),
+    "max.compaction.lag.ms": (str(SEGMENT_MS), Severity.WARNING),
+}
+SETTINGS: Final[Mapping[Stream, _Settings]] = {
+    Stream.LEDGER: {**_EVERY_RECORD, "retention.ms": ("-1", Severity.ERROR)},
+    Stream.INBOX: {**_EVERY_RECORD, "retention.ms": (str(INBOX_RETENTION_MS), Severity.WARNING)},
+    # Its keys are few and some are seldom written: deleting by age could take the newest record of one.
+    Stream.META: {**_NEWEST_RECORDS, "cleanup.policy": ("compact", Severity.ERROR)},
+    # Its keys are instances, without end: compaction alone would keep the last word of each that ever lived.
+    Stream.ACKS: {
+        **_NEWEST_RECORDS,
+        "cleanup.policy": ("compact,delete", Severity.WARNING),
+        "retention.ms": (str(ACKS_RETENTION_S * 1000), Severity.WARNING),
+        "retention.bytes": ("-1", Severity.WARNING),
+    },
+}
+_AT_LEAST: Final = frozenset({"max.message.bytes"})
+_AT_MOST: Final = frozenset({"segment.ms", "segment.bytes", "min.cleanable.dirty.ratio", "max.compaction.lag.ms"})
 
 _NOT_ALLOWED: Final = (ClusterAuthorizationFailedError, TopicAuthorizationFailedError)
 
@@ -99,7 +126,7 @@ async def inspect(location: KafkaLocation, *, answer_s: float = ANSWER_S) -> lis
             if topic is None and stream is Stream.LEDGER:
                 raise LogMissing(f"no topic {name} at {','.join(location.bootstrap)}")
             if topic is None:
-                findings.append(Finding(name, "topic", "present", "missing", Severity.ERROR))
+                findings.append(Finding(name, "topic", "present", "missing", Severity.ERROR, ADD_STREAMS_HINT))
             else:
                 findings += await _compare(brokers, name, stream, topic)
     return findings
@@ -180,16 +207,27 @@ async def _compare(brokers: _Brokers, name: str, stream: Stream, topic: Topic) -
     found = await _settings(brokers.admin, name)
     for setting, (expected, gravity) in SETTINGS[stream].items():
         got, severity = found.get(setting, "nothing"), gravity
-        if setting == "max.message.bytes" and got.isdecimal() and int(got) >= MESSAGE_BYTES:
-            continue
         if setting == "compression.type" and got == "producer":  # what we write stays readable; others' may not be
             severity = Severity.WARNING
-        if got != expected:
+        if not _fits(setting, expected, got):
             findings.append(Finding(name, setting, expected, got, severity))
     in_sync = found.get("min.insync.replicas", "1")
     if topic.replicas > 1 and in_sync.isdecimal() and int(in_sync) < topic.replicas - 1:
         findings.append(Finding(name, "min.insync.replicas", str(topic.replicas - 1), in_sync, Severity.WARNING))
     return findings
+
+
+def _fits(setting: str, expected: str, got: str) -> bool:
+    """Say whether a topic does as well with `got` as with what `create` sets."""
+    if setting == "cleanup.policy":  # a list, in any order
+        return set(got.replace(" ", "").split(",")) == set(expected.split(","))
+    if setting in _AT_LEAST or setting in _AT_MOST:
+        try:
+            value, limit = float(got), float(expected)
+        except ValueError:
+            return False
+        return value >= limit if setting in _AT_LEAST else 0 <= value <= limit
+    return got == expected
 
 
 async def _settings(admin: AIOKafkaAdminClient, name: str) -> dict[str, str]:

@@ -22,12 +22,28 @@ from flaghoist.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from flaghoist.log.base import ANSWER_S, PROBE_S, Batch, Finding, Log, LogRecord, Severity, Stream, check_value
+from flaghoist.log.base import (
+    ACKS_RETENTION_S,
+    ADD_STREAMS_HINT,
+    ANSWER_S,
+    KEY_BYTES_MAX,
+    PROBE_S,
+    Batch,
+    Finding,
+    Log,
+    LogRecord,
+    Severity,
+    Stream,
+    check_key,
+    check_value,
+)
 from flaghoist.log.file_changes import FileChanges
 from flaghoist.log.location import SqliteLocation
 
 # "FLHO": tells our files from any other SQLite file (https://www.sqlite.org/fileformat2.html, "Application ID").
 APPLICATION_ID: Final = 0x464C484F
+# Of the tables that were there from the first. A stream that came later has a table that earlier readers never look at,
+# so it needs no new version: `create` adds it to a file that lacks it.
 SCHEMA_VERSION: Final = 1
 
 # After an error of the file, so that a broken disk is not asked all the time.
@@ -41,6 +57,10 @@ CLOSE_S: Final = 2.0
 # A batch ends at either: it bounds the memory of one read and the time of its hand-over to the event loop.
 BATCH_RECORDS_MAX: Final = 500
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
+
+# How many of the oldest acks an append looks at. Each adds one record at most, so more than one shrinks what a fleet of
+# the past left behind.
+EXPIRED_ACKS_AT_ONCE: Final = 8
 
 Result = TypeVar("Result")
 _Read = tuple[list[LogRecord], int, int, bool]
@@ -131,7 +151,7 @@ class _Watcher:
 
 
 class SqliteLog:
-    """One stream of the file. Positions are dense, from 0; see base.Log for the rest."""
+    """One stream of the file. Positions are dense, from 0, with holes in a keyed stream; see base.Log for the rest."""
 
     conditional: Final = True
 
@@ -154,11 +174,12 @@ class SqliteLog:
         """Check that the file is a ledger that can be read.
 
         Raises:
-            LogMissing: no such file.
-            Misconfigured: not a ledger of this version, or not readable.
+            LogMissing: no such file, or it was made before there was such a stream.
+            Misconfigured: not a ledger of this version, damaged, or not readable.
             Unavailable: locked for too long.
         """
         self._opened = await self._ask(lambda _: self._location.path.stat())
+        await self._ask(partial(_check_table, self._location.path, self._stream))
 
     async def close(self) -> None:
         """Close the file; every follower is told Unavailable. The last to close it leaves one file, without a WAL."""
@@ -169,12 +190,13 @@ class SqliteLog:
         await self._reader.close()
         await self._writer.close()
 
-    async def append(self, value: bytes, *, expected_end: int | None = None) -> int:
+    async def append(self, value: bytes, *, expected_end: int | None = None, key: bytes | None = None) -> int:
         check_value(value)
+        check_key(self._stream, key)
         try:
             async with asyncio.timeout(self._answer_s):
                 position = await self._writer.run(
-                    partial(_append, self._location.path, _table(self._stream), bytes(value), expected_end)
+                    partial(_append, self._location.path, self._stream, bytes(value), expected_end, key)
                 )
         except TimeoutError as error:
             raise OutcomeUnknown(f"{self._location.path}: the disk took more than {self._answer_s:g} s") from error
@@ -219,7 +241,7 @@ class SqliteLog:
         where = f"{self._location.path}, {self._stream.value}"
         if position > end:
             raise LogTruncated(f"{where}: expected records from position {position} on, the log ends at {end}")
-        if position == start and 0 < start < first:
+        if position == start and 0 < start < first and not self._stream.keyed:
             raise LogTruncated(f"{where}: expected records from position {start} on, the log starts at {first}")
 
     def _check_same_file(self) -> None:
@@ -265,7 +287,7 @@ async def open_stream(
 
 
 async def create(location: SqliteLocation) -> None:
-    """Make the file, or leave a ledger that stands there as it is.
+    """Make the file, or leave a ledger that stands there as it is; streams that it lacks are added.
 
     Raises:
         Misconfigured: something else is there, or its directory is missing or cannot be written.
@@ -346,13 +368,39 @@ def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _append(path: Path, table: str, value: bytes, expected_end: int | None, connection: sqlite3.Connection) -> int:
+def _check_table(path: Path, stream: Stream, connection: sqlite3.Connection) -> None:
+    if _table(stream) in _tables(connection):
+        return
+    if stream.keyed:
+        raise LogMissing(f"{path}: it was made before there was a stream {stream.value}", hint=ADD_STREAMS_HINT)
+    raise Misconfigured(
+        f"{path}: the file is damaged: expected a table {_table(stream)}, found none",
+        hint="restore a copy; what a ledger holds is signed, so `flaghoist audit verify` tells a good one",
+    )
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def _append(
+    path: Path,
+    stream: Stream,
+    value: bytes,
+    expected_end: int | None,
+    key: bytes | None,
+    connection: sqlite3.Connection,
+) -> int:
+    table = _table(stream)
     try:
         connection.execute("BEGIN IMMEDIATE")
         position = _end(connection, table)
         if expected_end is not None and position != expected_end:
             raise LogConflict(expected_end=expected_end, end=position)
-        connection.execute(f"INSERT INTO {table} (position, value) VALUES (?, ?)", (position, value))  # noqa: S608
+        if key is None:
+            connection.execute(f"INSERT INTO {table} (position, value) VALUES (?, ?)", (position, value))  # noqa: S608
+        else:
+            _replace(connection, stream, position, bytes(key), value)
     except sqlite3.Error as error:
         _roll_back(connection)
         _raise_clearly(error, path, "write")
@@ -368,6 +416,27 @@ def _append(path: Path, table: str, value: bytes, expected_end: int | None, conn
             raise OutcomeUnknown(f"{path}: the disk failed while the record was written: {error}") from error
         _raise_clearly(error, path, "write")
     return position
+
+
+def _replace(connection: sqlite3.Connection, stream: Stream, position: int, key: bytes, value: bytes) -> None:
+    """Write the newest record of `key` and drop the one before it.
+
+    A position is never given twice: the newest row of the table is the one just written, and it is never dropped
+    before a newer one is there.
+    """
+    table, now_ms = _table(stream), time.time_ns() // 1_000_000
+    connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,))  # noqa: S608
+    connection.execute(
+        f"INSERT INTO {table} (position, key, written_at, value) VALUES (?, ?, ?, ?)",  # noqa: S608
+        (position, key, now_ms, value),
+    )
+    if stream is Stream.ACKS:
+        # Only the first rows are looked at: the oldest, as far as the writers' clocks agree.
+        connection.execute(
+            f"DELETE FROM {table} WHERE written_at < ? AND position < ? AND position IN"  # noqa: S608
+            f" (SELECT position FROM {table} ORDER BY position LIMIT {EXPIRED_ACKS_AT_ONCE})",
+            (now_ms - ACKS_RETENTION_S * 1000, position),
+        )
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
@@ -415,27 +484,42 @@ def _create(path: Path) -> None:
     connection = None
     try:
         connection = _open_file(path, "rwc")
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables:
+        if _tables(connection):
             _check_ours(connection, path)
-            return
-        connection.execute("PRAGMA journal_mode=WAL")
+            if not _added_streams(connection):
+                return
+        else:
+            connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("BEGIN IMMEDIATE")
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if not tables:  # otherwise another process was faster, and made the same
+        if not _tables(connection):  # otherwise another process was faster, and made the same
             for stream in Stream:
-                connection.execute(
-                    f"CREATE TABLE {_table(stream)} (position INTEGER PRIMARY KEY CHECK (position >= 0),"
-                    " value BLOB NOT NULL CHECK (typeof(value) = 'blob'))"
-                )
+                if not stream.keyed:
+                    connection.execute(
+                        f"CREATE TABLE {_table(stream)} (position INTEGER PRIMARY KEY CHECK (position >= 0),"
+                        " value BLOB NOT NULL CHECK (typeof(value) = 'blob'))"
+                    )
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        for stream in _added_streams(connection):
+            connection.execute(
+                f"CREATE TABLE {_table(stream)} (position INTEGER PRIMARY KEY CHECK (position >= 0),"
+                f" key BLOB NOT NULL UNIQUE CHECK (typeof(key) = 'blob' AND length(key) BETWEEN 1 AND {KEY_BYTES_MAX}),"
+                # Unix milliseconds by the writer's clock: a hint when to drop the record, and nothing else.
+                " written_at INTEGER NOT NULL,"
+                " value BLOB NOT NULL CHECK (typeof(value) = 'blob'))"
+            )
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         _raise_clearly(error, path, "create")
     finally:
         if connection is not None:
             connection.close()
+
+
+def _added_streams(connection: sqlite3.Connection) -> list[Stream]:
+    """Return the streams that came after the first files were made, and that this file lacks."""
+    found = _tables(connection)
+    return [stream for stream in Stream if stream.keyed and _table(stream) not in found]
 
 
 def _inspect(path: Path) -> list[Finding]:
@@ -446,6 +530,10 @@ def _inspect(path: Path) -> list[Finding]:
             (got,) = connection.execute(f"PRAGMA {setting}").fetchone()
             if str(got).lower() != expected:
                 findings.append(Finding(str(path), setting, expected, str(got), Severity.ERROR))
+        findings += [
+            Finding(str(path), f"stream {stream.value}", "present", "missing", Severity.ERROR, ADD_STREAMS_HINT)
+            for stream in _added_streams(connection)
+        ]
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
