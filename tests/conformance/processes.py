@@ -9,16 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from flaghoist.log.base import Stream
+
 ROOT = Path(__file__).resolve().parents[2]
 
 _APPENDER = """
     async def main():
         loop = asyncio.get_running_loop()
-        async with open_log(url)(Stream.LEDGER) as log:
+        stream, key = arguments
+        async with open_log(url)(Stream(stream)) as log:
             say("ready")
             while line := await loop.run_in_executor(None, sys.stdin.readline):
                 before = time.monotonic_ns()
-                say([await log.append(line.rstrip().encode()), before, time.monotonic_ns()])
+                position = await log.append(line.rstrip().encode(), key=key and key.encode())
+                say([position, before, time.monotonic_ns()])
 """
 
 
@@ -62,9 +66,11 @@ def heard(process: subprocess.Popen[str]) -> object:
 
 
 @contextmanager
-def timed_appender(url: str) -> Iterator[Callable[[str], tuple[int, int, int]]]:
+def timed_appender(
+    url: str, stream: Stream = Stream.LEDGER, key: str | None = None
+) -> Iterator[Callable[[str], tuple[int, int, int]]]:
     """Give what appends a text from another process: position, and monotonic ns before and after."""
-    with python(_APPENDER, url) as process:
+    with python(_APPENDER, url, stream, key) as process:
         assert heard(process) == "ready"
 
         def append(text: str) -> tuple[int, int, int]:
@@ -77,7 +83,7 @@ def timed_appender(url: str) -> Iterator[Callable[[str], tuple[int, int, int]]]:
 
 
 @contextmanager
-def appender(url: str) -> Iterator[Callable[[str], int]]:
+def appender(url: str, stream: Stream = Stream.LEDGER, key: str | None = None) -> Iterator[Callable[[str], int]]:
     """Give what appends a text from another process and returns its position."""
-    with timed_appender(url) as append:
+    with timed_appender(url, stream, key) as append:
         yield lambda text: append(text)[0]
