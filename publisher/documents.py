@@ -6,19 +6,21 @@ Pure: folded from the verified links of the chain (reader.py).
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from flaghoist.definition import killed_document
 from flaghoist.errors import UnknownFlag
-from flaghoist.ledger import Applied, Link
+from flaghoist.outcomes import Applied, Link
 from flaghoist.records import Op
-from flaghoist.values import FlagKey, Seq, Source, StateId, Target
+from flaghoist.values import Action, FlagKey, Seq, Source, StateId, Target
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One op of one applied entry; `before` is the definition that it replaced, None when there was none."""
+    """One op of one applied entry; `before` and `after` are the definitions around it, None where there is none."""
 
     link: Applied
     op: Op
     before: bytes | None
+    after: bytes | None
 
     @property
     def seq(self) -> Seq:
@@ -40,13 +42,15 @@ class Documents:
                 continue
             for op in link.authorized.proposal.ops:
                 past = changes.setdefault(op.state_id, [])
-                past.append(Change(link, op, past[-1].op.definition if past else None))
+                before = past[-1].after if past else None
+                after = killed_document(before) if before is not None and op.action is Action.KILL else op.definition
+                past.append(Change(link, op, before, after))
         return cls(changes)
 
     def current(self, state_id: StateId) -> bytes | None:
         """Return the definition in force; None when there never was one, or it is deleted."""
         past = self.changes.get(state_id)
-        return past[-1].op.definition if past else None
+        return past[-1].after if past else None
 
     def version(self, state_id: StateId) -> Seq:
         """Return what an op on this definition must give as `expected_version`."""

@@ -5,8 +5,21 @@ from typing import Final
 
 from flaghoist.authorization import NotUnderstood
 from flaghoist.errors import Refused
-from flaghoist.ledger import Advanced, Applied, Dropped, Forked, Gap, Held, Ledger, Link, Outcome, Rejected
+from flaghoist.ledger import Ledger
 from flaghoist.log.base import Log, read_to_end
+from flaghoist.outcomes import (
+    Advanced,
+    Applied,
+    Dropped,
+    Forked,
+    Gap,
+    Held,
+    Link,
+    Outcome,
+    Ratified,
+    Rejected,
+    RootChanged,
+)
 from flaghoist.snapshot import paused_collector
 
 # A flood of junk must not fill the memory: only so many are kept as examples, all are counted.
@@ -28,11 +41,20 @@ class LedgerReader:
         tally: how many records had each outcome, by its name.
         dropped: the first DROPPED_KEPT_MAX of the records that count for nothing, by log position.
         published: the link of each applied proposal, by the proposal's digest.
+        ratified: the link of each ratified emergency, by the proposal's digest.
+        forks: proofs of other histories, by log position; the first DROPPED_KEPT_MAX of them.
+
+    Args:
+        through_quarantine: read on past a proof of another history, along the one that was read first: for the audit,
+            and for who publishes the root that cures it.
     """
 
-    def __init__(self, log: Log, ledger: Ledger) -> None:
+    def __init__(self, log: Log, ledger: Ledger, *, through_quarantine: bool = False) -> None:
         self.log = log
         self.ledger = ledger
+        self.through_quarantine = through_quarantine
+        self.forks: dict[int, Forked] = {}
+        self.ratified: dict[bytes, Ratified] = {}
         self.position = 0
         self.links: list[Link] = []
         self.tally: Counter[str] = Counter()
@@ -44,7 +66,8 @@ class LedgerReader:
         """Read and verify what the log holds after what was read before.
 
         Raises:
-            BrokenChain: a gap or a fork; `NotUnderstood`: a record of a newer release.
+            BrokenChain: a gap, or a fork that no later root has cured.
+            NotUnderstood: a record of a newer release.
             Unavailable: the log.
         """
         with paused_collector():
@@ -57,13 +80,22 @@ class LedgerReader:
                 f"record at position {position}: expected seq {self.ledger.head.seq.next()}, got {gap.got}"
             )
 
+        proof = self.ledger.quarantined_by
+        if proof is not None and not self.through_quarantine:
+            raise BrokenChain(
+                f"{proof.what} at seq {proof.seq}: keys {', '.join(sorted(proof.signers))} have signed another history"
+            )
+
     def _take(self, position: int, outcome: Outcome) -> None:
         self.tally[type(outcome).__name__.lower()] += 1
         match outcome:
             case Applied():
                 self.links.append(outcome)
                 self.published[outcome.authorized.sha256] = outcome
-            case Advanced() | Rejected():
+            case Ratified():
+                self.links.append(outcome)
+                self.ratified[outcome.authorized.sha256] = outcome
+            case Advanced() | RootChanged() | Rejected():
                 self.links.append(outcome)
             case Dropped():
                 if len(self.dropped) < DROPPED_KEPT_MAX:
@@ -71,7 +103,8 @@ class LedgerReader:
             case Gap():
                 self._gap = (position, outcome)  # what is missing may stand further back in the log
             case Forked():
-                raise BrokenChain(f"record at position {position}: {outcome.what} at seq {outcome.seq}")
+                if len(self.forks) < DROPPED_KEPT_MAX:
+                    self.forks[position] = outcome
             case Held():
                 raise NotUnderstood(f"record at position {position}: {outcome.refusal}")
             case _:

@@ -6,20 +6,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias, TypeGuard
 
-from flaghoist.authorization import allowing_rule, authorize
+from flaghoist.authorization import authorize
 from flaghoist.codec import ENTRY, ENVELOPE_BYTES_MAX, encode_envelope
-from flaghoist.errors import LogConflict, OutcomeUnknown, Refused, TooLarge, Unavailable
-from flaghoist.ledger import Advanced, Applied, Dropped, Held, Link, Rejected, Void, next_entry
+from flaghoist.errors import LogConflict, OutcomeUnknown, Refused, TooLarge, Unavailable, WrongRole
+from flaghoist.ledger import next_entry
 from flaghoist.log.base import Log
-from flaghoist.records import Entry, Envelope, EpochClaim, Release, RootUpdate
+from flaghoist.outcomes import Advanced, Applied, Dropped, Held, Link, Ratified, Rejected, RootChanged, Void
+from flaghoist.records import Body, Entry, Envelope, EpochClaim, Ratification, Release, RootUpdate
 from flaghoist.root import Root
-from flaghoist.signing import Signer, countersign, digest
+from flaghoist.signing import Signer, countersign, digest, key_id
 from flaghoist.values import Role, Seq
 from publisher.inbox import Case
 from publisher.journal import Claim, Journal, Mark
-from publisher.reader import LedgerReader
+from publisher.reader import BrokenChain, LedgerReader
+from publisher.release import release_of
 
 # Each lost race means that somebody else published meanwhile; more in a row than this is a fight, not bad luck.
 ATTEMPTS_MAX: Final = 8
@@ -32,6 +34,10 @@ class LostRace(Refused):
 
     code = "lost_race"
     hint = "find out who else publishes to this ledger, then run the same command again"
+
+
+# What becomes of an entry that a sequencer appends.
+Taken: TypeAlias = Applied | Advanced | RootChanged | Ratified
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +73,35 @@ class Sequencer:
         await self.catch_up()
         if done := self.reader.published.get(case.sha256):
             return Published(done, already=True)
-        release = release_of(self._ledger.root, case, now_ms=self._clock_ms())
+        release = release_of(self._ledger, case, self.reader.links, now_ms=self._clock_ms())
         link = await self.append(release)
         assert isinstance(link, Applied)  # noqa: S101 — append returns what the body makes
         return Published(link, already=False)
 
-    async def append(self, body: Release | RootUpdate | EpochClaim) -> Applied | Advanced:
+    async def take_over(self) -> None:
+        """Make sure that this machine holds the current epoch, so that it may append at once, and others may not.
+
+        Raises:
+            LostRace, Unavailable, OutcomeUnknown, BrokenChain: as `append`.
+        """
+        for _ in range(ATTEMPTS_MAX):
+            await self.catch_up()
+            if self._ledger.head.seq == Seq(0) or await self._hold_epoch():
+                return
+        raise LostRace(f"lost {ATTEMPTS_MAX} races for the epoch after seq {self._ledger.head.seq}")
+
+    @property
+    def holds_epoch(self) -> bool:
+        """Whether the current epoch, as read so far, is this machine's own."""
+        claim, head = self._journal.claim, self._ledger.head
+        return (
+            claim is not None
+            and claim.epoch == head.epoch
+            and claim.seq <= head.seq.number
+            and self._ledger.hash_at(Seq(claim.seq)) == claim.entry_hash
+        )
+
+    async def append(self, body: Body) -> Taken:
         """Append one entry with this body after the ledger's head, and return it as read back.
 
         Raises:
@@ -85,7 +114,9 @@ class Sequencer:
             await self.catch_up()
             if done := self._find(body):
                 return done
-            if not await self._hold_epoch(body):
+            if not isinstance(body, EpochClaim | RootUpdate) and not await self._hold_epoch():
+                continue
+            if self._unsent_claim() and not await self._hold_epoch():
                 continue
             if link := await self._commit(next_entry(self._ledger, body, now_ms=self._clock_ms())):
                 return link
@@ -107,41 +138,68 @@ class Sequencer:
         """Send again exactly what may have been sent, if it is still allowed today; else give up its epoch."""
         entry, head = ENTRY.decode(mark.payload), self._ledger.head
         follows = entry.seq == head.seq.next() and entry.prev_hash == head.entry_hash
-        allowed = follows and isinstance(self._ledger.judge_next(entry, mark.entry_hash), Applied | Advanced)
-        if allowed and isinstance(entry.body, Release):
-            try:
-                authorize(self._ledger.root, entry.body, at_ms=self._clock_ms())
-            except Refused:
-                allowed = False
-        if allowed:
+        if follows and self._allowed_today(entry, mark.entry_hash):
             await self._send(mark)
         else:
             # Another entry may not be signed in its place within this epoch; _hold_epoch claims the next one.
             self._journal.settle()
 
-    async def _hold_epoch(self, body: Release | RootUpdate | EpochClaim) -> bool:
+    def _allowed_today(self, entry: Entry, entry_hash: bytes) -> bool:
+        """Whether every reader would take this entry, and its approvals have not expired since it was dated."""
+        now_ms = self._clock_ms()
+        try:
+            self._check_publisher(entry)
+            match entry.body:
+                case Release() as release:
+                    authorize(self._ledger.root, release, at_ms=now_ms)
+                case Ratification(proposal_sha256=sha256, approvals=approvals):
+                    emergency = self._ledger.unratified.get(sha256)
+                    if emergency is None:
+                        return False
+                    self._ledger.ratified(emergency, approvals, at_ms=now_ms)
+                case _:
+                    pass
+        except Refused:
+            return False
+        return isinstance(self._ledger.judge_next(entry, entry_hash), Taken)
+
+    def _check_publisher(self, entry: Entry) -> None:
+        """Refuse to sign what no reader would look at, because the key is not a publisher's, or not any more."""
+        own = key_id(self._signer.algorithm, self._signer.public)
+        roots = [self._ledger.root]
+        if isinstance(entry.body, RootUpdate):
+            roots.append(Root.unsigned(entry.body.root))
+        if not any(own in root.grant(Role.PUBLISHER).key_ids for root in roots):
+            people = ", ".join(sorted(self._ledger.root.people_of(Role.PUBLISHER)))
+            raise WrongRole(
+                f"key {own} has no role {Role.PUBLISHER} in root version {self._ledger.root.version}; {people} has",
+                hint="publish with the publisher's present key",
+            )
+
+    def _unsent_claim(self) -> Mark | None:
+        """Return the claim of the next epoch that was journaled for the next place, if its fate is not the chain's."""
+        head, last = self._ledger.head, self._journal.last
+        if last is None or (last.epoch, last.seq) != (head.epoch + 1, head.seq.number + 1):
+            return None
+        return last
+
+    async def _hold_epoch(self) -> bool:
         """Make sure that this machine may sign the next place; False when the ledger moved and must be read again."""
-        head = self._ledger.head
-        if head.seq == Seq(0) or isinstance(body, EpochClaim):
+        head, last = self._ledger.head, self._journal.last
+        if head.seq == Seq(0):
             return True
-        claim, last = self._journal.claim, self._journal.last
-        held = (
-            claim is not None
-            and claim.epoch == head.epoch
-            and claim.seq <= head.seq.number
-            and self._ledger.hash_at(Seq(claim.seq)) == claim.entry_hash
-        )
         spent = last is not None and (last.epoch, last.seq) >= (head.epoch, head.seq.number + 1)
-        if held and not spent:
+        if self.holds_epoch and not spent:
             return True
-        if last is not None and (last.epoch, last.seq) == (head.epoch + 1, head.seq.number + 1):
+        if unsent := self._unsent_claim():
             # A claim of ours that was not sent: only these very bytes may be signed for this epoch and seq.
-            return await self._send(last) is not None
+            return await self._send(unsent) is not None
         entry = next_entry(self._ledger, EpochClaim(self._holder), now_ms=self._clock_ms())
         return await self._commit(entry) is not None
 
-    async def _commit(self, entry: Entry) -> Applied | Advanced | None:
+    async def _commit(self, entry: Entry) -> Taken | None:
         """Journal, sign, append and read back one entry; None when another took its place."""
+        self._check_publisher(entry)
         payload = ENTRY.encode(entry)
         if len(payload) + _ENVELOPE_OVERHEAD_BYTES > ENVELOPE_BYTES_MAX:
             raise TooLarge("entry", limit=ENVELOPE_BYTES_MAX - _ENVELOPE_OVERHEAD_BYTES, got=len(payload))
@@ -151,13 +209,32 @@ class Sequencer:
                 raise refusal
             case Void():
                 return None
+            case RootChanged(root=root) if self._ledger.quarantined_by is not None:
+                self._check_cures(root)
+            case _ if self._ledger.quarantined_by is not None:
+                raise BrokenChain(
+                    f"the ledger is in quarantine: {self._ledger.quarantined_by.what} "
+                    f"at seq {self._ledger.quarantined_by.seq}"
+                )
             case _:
                 pass
         mark = Mark(entry.epoch, entry.seq.number, entry_hash, payload)
         self._journal.record(mark)
         return await self._send(mark)
 
-    async def _send(self, mark: Mark) -> Applied | Advanced | None:
+    def _check_cures(self, root: Root) -> None:
+        """Refuse a root that would leave the ledger in quarantine: first the forging keys must lose their roles."""
+        proof = self._ledger.quarantined_by
+        assert proof is not None  # noqa: S101 — the caller looked
+        trusted = root.grant(Role.PUBLISHER).key_ids | root.grant(Role.HEARTBEAT).key_ids
+        if still := proof.signers & trusted:
+            raise Refused(
+                f"root version {root.version}: want one without the keys that signed another history, "
+                f"got {', '.join(sorted(still))} as publisher or heartbeat",
+                hint="make new keys for these roles: `flaghoist root propose --replace-key`",
+            )
+
+    async def _send(self, mark: Mark) -> Taken | None:
         """Sign and append a journaled entry and read back; None when another took its place."""
         data = encode_envelope(countersign(_unsigned(mark.payload), [self._signer]))
         try:
@@ -177,7 +254,7 @@ class Sequencer:
             raise OutcomeUnknown(f"seq {mark.seq}: the log confirmed it and does not return it")
         return link
 
-    def _read_back(self, mark: Mark) -> Applied | Advanced | None:
+    def _read_back(self, mark: Mark) -> Taken | None:
         """Return the journaled entry if it has its place in the chain."""
         if self._ledger.head.seq.number < mark.seq:
             return None
@@ -185,7 +262,7 @@ class Sequencer:
         self._journal.settle()
         if self._ledger.hash_at(Seq(mark.seq)) != mark.entry_hash:
             return None
-        link: Link = self.reader.links[mark.seq - 1]
+        link = self.reader.links[mark.seq - 1]
         return None if isinstance(link, Rejected) else link
 
     def _note_claim(self, epoch: int, seq: Seq, entry_hash: bytes) -> None:
@@ -196,30 +273,27 @@ class Sequencer:
         if opens and (self._journal.claim is None or self._journal.claim.seq != seq.number):
             self._journal.take_epoch(Claim(epoch, seq.number, entry_hash))
 
-    def _find(self, body: Release | RootUpdate | EpochClaim) -> Applied | Advanced | None:
+    def _find(self, body: Body) -> Taken | None:
         """Return the link that already says this, if an earlier run or a finished one has sent it."""
-        if isinstance(body, Release):
-            return self.reader.published.get(digest(body.proposal))
-        first = next(iter(self.reader.links), None)
-        return first if isinstance(first, Advanced) and first.entry.body == body else None
+        match body:
+            case Release():
+                return self.reader.published.get(digest(body.proposal))
+            case Ratification():
+                return self.reader.ratified.get(body.proposal_sha256)
+            case RootUpdate():
+                return next((link for link in self.reader.links if _states(link, body)), None)
+            case EpochClaim():
+                return None
+
+
+def _states(link: Link, update: RootUpdate) -> TypeGuard[Advanced | RootChanged]:
+    return (
+        isinstance(link, Advanced | RootChanged)
+        and isinstance(link.entry.body, RootUpdate)
+        and (digest(link.entry.body.root) == digest(update.root))
+    )
 
 
 def _unsigned(payload: bytes) -> Envelope:
     """Return an entry's envelope before it is signed; its digest is the entry's hash already."""
     return Envelope(ENTRY.payload_type, ENTRY.schema_sha256, payload, ())
-
-
-def release_of(root: Root, case: Case, *, now_ms: int) -> Release:
-    """Return the body that publishes a case, with the approvals that count now.
-
-    Raises:
-        Refused: as authorization.authorize says; a standing rejection is one of the reasons.
-    """
-    statements = [(a, e) for a, e in case.approvals if a.approver != case.proposal.requester]
-    unexpired = [(a, e) for a, e in statements if a.expires_at >= now_ms]
-    enough = len(unexpired) >= root.grant(Role.APPROVER).threshold
-    # When they are not enough, all are shown to authorize, so that it can say which has expired or whose is missing.
-    chosen = [e for _, e in (unexpired if enough else case.approvals)]
-    release = Release(case.envelope, tuple(chosen), allowing_rule(root))
-    authorize(root, release, at_ms=now_ms)
-    return release

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from flaghoist.codec import APPROVAL, PROPOSAL, RecordCodec
-from flaghoist.errors import Expired, Malformed, NotApproved, Refused, SamePerson, SignatureRefused, WrongLog, WrongRole
+from flaghoist.errors import (
+    BadDefinition,
+    Expired,
+    Malformed,
+    NotApproved,
+    Refused,
+    SamePerson,
+    SignatureRefused,
+    WrongLog,
+    WrongRole,
+)
 from flaghoist.records import Approval, Envelope, Proposal, Release
 from flaghoist.root import Root
 from flaghoist.signing import digest
@@ -13,6 +23,11 @@ from flaghoist.values import Action, Decision, Person, ProposalKind, Role, Targe
 
 # What `policy` in an entry names: the threshold of the root, which every reader checks itself.
 APPROVALS_RULE: Final = "approvals"
+EMERGENCY_RULE: Final = "emergency"
+# Long enough for a publisher to take over; short, so that nobody can keep a kill for another day.
+EMERGENCY_LIFE_MS_MAX: Final = 10 * 60_000
+# The flags of one large release; a stolen emergency key should not turn off everything at once.
+EMERGENCY_FLAGS_MAX: Final = 50
 
 
 class NotUnderstood(Refused):
@@ -36,19 +51,30 @@ class Authorized:
 
 
 def verified_proposal(root: Root, envelope: Envelope) -> Proposal:
-    """Return the proposal in an envelope: of this ledger, and signed by the person who it says asks.
+    """Return the proposal in an envelope: of this ledger, signed by the person who it says asks, in the role it takes.
 
     Raises:
         SignatureRefused, Malformed, WrongLog, WrongRole: it is not.
     """
     _want_type(PROPOSAL, envelope)
-    key = root.signer_in(Role.REQUESTER, envelope)
+    keys = root.signers_in((Role.REQUESTER, Role.EMERGENCY), envelope)
     proposal = PROPOSAL.decode(envelope.payload)
     if proposal.log_id != root.log_id:
         raise WrongLog(expected=root.log_id, got=proposal.log_id)
-    if key.person != proposal.requester:
-        raise WrongRole(f"proposal {proposal.proposal_id}: requested by {proposal.requester}, signed by {key.person}")
+    role = role_asking(proposal.kind)
+    people = {key.person for key in keys if key.key_id in root.grant(role).key_ids}
+    if proposal.requester not in people:
+        signed = ", ".join(sorted(f"{key.person} ({key.key_id})" for key in keys))
+        raise WrongRole(
+            f"proposal {proposal.proposal_id}: {proposal.kind} by {proposal.requester}, want a signature by a key of "
+            f"theirs with role {role}, got {signed}"
+        )
     return proposal
+
+
+def role_asking(kind: ProposalKind) -> Role:
+    """Return the role whose key must sign a proposal of this kind."""
+    return Role.EMERGENCY if kind is ProposalKind.EMERGENCY else Role.REQUESTER
 
 
 def verified_approval(root: Root, envelope: Envelope) -> Approval:
@@ -58,12 +84,12 @@ def verified_approval(root: Root, envelope: Envelope) -> Approval:
         SignatureRefused, Malformed, WrongLog, WrongRole: it is not.
     """
     _want_type(APPROVAL, envelope)
-    key = root.signer_in(Role.APPROVER, envelope)
+    keys = root.signers_in((Role.APPROVER,), envelope)
     approval = APPROVAL.decode(envelope.payload)
     if approval.log_id != root.log_id:
         raise WrongLog(expected=root.log_id, got=approval.log_id)
-    if key.person != approval.approver:
-        raise WrongRole(f"approval by {approval.approver}, signed by {key.person}")
+    if approval.approver not in {key.person for key in keys}:
+        raise WrongRole(f"approval by {approval.approver}, signed by {', '.join(sorted(k.person for k in keys))}")
     return approval
 
 
@@ -73,13 +99,34 @@ def check_understood(proposal: Proposal) -> None:
     Raises:
         NotUnderstood: a kind, a time or an op that a newer release must apply.
     """
-    if proposal.kind is not ProposalKind.CHANGE:
+    if proposal.kind is ProposalKind.ROLLBACK:
         raise NotUnderstood(f"proposal {proposal.proposal_id}: kind {proposal.kind}")
     if proposal.activate_at is not None:
         raise NotUnderstood(f"proposal {proposal.proposal_id}: activate_at")
     for op in proposal.ops:
-        if op.target not in (Target.FLAG, Target.EVALUATOR) or op.action is Action.KILL:
+        if op.target not in (Target.FLAG, Target.EVALUATOR):
             raise NotUnderstood(f"proposal {proposal.proposal_id}: op {op.action} of {op.target}")
+
+
+def check_kind(proposal: Proposal) -> None:
+    """Refuse a kill outside of an emergency, and an emergency that is anything but a kill.
+
+    Raises:
+        BadDefinition: so it is; or an emergency names too many flags, or may wait too long.
+    """
+    where = f"proposal {proposal.proposal_id}"
+    kills = [op for op in proposal.ops if op.action is Action.KILL]
+    if proposal.kind is not ProposalKind.EMERGENCY:
+        if kills:
+            raise BadDefinition(where, f"want KILL in an EMERGENCY only, got it in a {proposal.kind}")
+        return
+    if len(kills) != len(proposal.ops) or any(op.target is not Target.FLAG for op in proposal.ops):
+        raise BadDefinition(where, "want an EMERGENCY to kill flags and do nothing else")
+    if len(kills) > EMERGENCY_FLAGS_MAX:
+        raise BadDefinition(where, f"want at most {EMERGENCY_FLAGS_MAX} flags in one EMERGENCY, got {len(kills)}")
+    life_ms = proposal.expires_at - proposal.created_at
+    if life_ms > EMERGENCY_LIFE_MS_MAX:
+        raise BadDefinition(where, f"want an EMERGENCY to live at most {EMERGENCY_LIFE_MS_MAX} ms, got {life_ms}")
 
 
 def authorize(root: Root, release: Release, *, at_ms: int) -> Authorized:
@@ -96,16 +143,40 @@ def authorize(root: Root, release: Release, *, at_ms: int) -> Authorized:
     """
     proposal = verified_proposal(root, release.proposal)
     check_understood(proposal)
+    check_kind(proposal)
     if at_ms > proposal.expires_at:
         raise Expired(
             f"proposal {proposal.proposal_id} expired at {proposal.expires_at}, published at {at_ms} (Unix ms)"
         )
     sha256 = digest(release.proposal)
-    approvals = [verified_approval(root, envelope) for envelope in release.approvals]
+    if proposal.kind is ProposalKind.EMERGENCY:
+        if release.approvals:
+            raise NotApproved(
+                f"proposal {proposal.proposal_id}: want an EMERGENCY without approvals, got {len(release.approvals)}",
+                hint="approvals of an emergency are published as its ratification",
+            )
+        return Authorized(proposal, sha256, ())
+    return Authorized(proposal, sha256, counted_approvals(root, proposal, sha256, release.approvals, at_ms=at_ms))
+
+
+def counted_approvals(
+    root: Root, proposal: Proposal, sha256: bytes, envelopes: Sequence[Envelope], *, at_ms: int
+) -> tuple[Approval, ...]:
+    """Return the approvals in these envelopes: all of them count, and they are as many people as the root asks for.
+
+    Args:
+        sha256: digest of the proposal as it was signed.
+        at_ms: as for `authorize`.
+
+    Raises:
+        SamePerson, NotApproved, Expired, SignatureRefused, Malformed, WrongLog, WrongRole: one does not count, or they
+            are too few.
+    """
+    approvals = [verified_approval(root, envelope) for envelope in envelopes]
     for approval in approvals:
         _check_counts(approval, proposal, sha256, at_ms)
     _check_people(root, proposal, approvals)
-    return Authorized(proposal, sha256, tuple(approvals))
+    return tuple(approvals)
 
 
 def _want_type(codec: RecordCodec[Proposal] | RecordCodec[Approval], envelope: Envelope) -> None:

@@ -270,6 +270,8 @@ def _root_to(root: RootRecord) -> dict[str, object]:
         "log_id": str(root.log_id),
         "version": root.version,
         "prev_root_sha256": root.prev_root_sha256,
+        "anchor_seq": root.anchor_seq.number,
+        "anchor_hash": root.anchor_hash,
         "expires_at": root.expires_at,
         "keys": [
             {"key_id": str(k.key_id), "algorithm": k.algorithm.value, "public": k.public, "person": str(k.person)}
@@ -302,6 +304,8 @@ def _root_from(fields: Fields) -> RootRecord:
         log_id=LogId(fields["log_id"]),
         version=fields["version"],
         prev_root_sha256=_hash("prev_root_sha256", fields["prev_root_sha256"]),
+        anchor_seq=Seq(fields["anchor_seq"]),
+        anchor_hash=_hash("anchor_hash", fields["anchor_hash"]),
         expires_at=_time("expires_at", fields["expires_at"]),
         keys=tuple(
             RootKey(KeyId(k["key_id"]), Algorithm(k["algorithm"]), k["public"], Person(k["person"]))

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from enum import StrEnum
 from typing import Any, Final, Literal, Never, TypeAlias
@@ -138,6 +138,26 @@ def encode_flag(raw_flag: Mapping[str, object], governance: Mapping[str, object]
     document = _encoded(top, "flag")
     parse_flag(document)
     return document
+
+
+def killed(flag: FlagDefinition, *, where: str = "flag") -> FlagDefinition:
+    """Return what an emergency makes of a flag: everybody gets its safe variant, whatever its rule or state said.
+
+    Raises:
+        BadDefinition: it declares no safe variant.
+    """
+    safe = flag.governance.safe_variant
+    if safe is None:
+        _refuse(where, "want a flag that declares a safe_variant, this one has none", "propose the change instead")
+    return replace(flag, state=FlagState.ENABLED, default_variant=safe, targeting=None)
+
+
+def killed_document(document: bytes) -> bytes:
+    """Return the document that says what `killed` makes of the flag in this one, which parse_flag has read."""
+    top = json.loads(document)
+    flag = {name: value for name, value in top["flag"].items() if name != "targeting"}
+    flag |= {"state": FlagState.ENABLED.value, "defaultVariant": top["governance"]["safe_variant"]}
+    return _encoded({**top, "flag": flag}, "flag")
 
 
 def parse_evaluator(document: bytes, *, where: str = "evaluator") -> JsonValue:

@@ -4,18 +4,52 @@ It never awaits, logs, or reads a clock, and a refused input changes nothing. De
 table of outcomes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final
 
-from flaghoist.authorization import Authorized, NotUnderstood, authorize
+from flaghoist.authorization import (
+    EMERGENCY_RULE,
+    Authorized,
+    NotUnderstood,
+    allowing_rule,
+    authorize,
+    counted_approvals,
+)
+from flaghoist.changes import changes_between
 from flaghoist.codec import ENTRY, HASH_BYTES, decode_envelope
-from flaghoist.errors import BadDefinition, Expired, Malformed, Refused, SignatureRefused, WrongLog, WrongRoot
-from flaghoist.records import Entry, Envelope, EpochClaim, Proposal, Release, RootUpdate
+from flaghoist.errors import (
+    BadDefinition,
+    Expired,
+    Malformed,
+    NotApproved,
+    Refused,
+    SignatureRefused,
+    WrongLog,
+    WrongRoot,
+)
+from flaghoist.outcomes import (
+    Advanced,
+    Applied,
+    Dropped,
+    Forked,
+    Gap,
+    Held,
+    Link,
+    Outcome,
+    Ratified,
+    Rejected,
+    Repeated,
+    RootChanged,
+    Unratified,
+    Void,
+)
+from flaghoist.policy import PolicyNotUnderstood
+from flaghoist.records import Body, Entry, Envelope, EpochClaim, Proposal, Ratification, Release, RootUpdate
 from flaghoist.root import Root
 from flaghoist.signing import digest, verified_keys
 from flaghoist.snapshot import Snapshot, paused_collector
-from flaghoist.values import FIRST_EPOCH, Role, Seq
+from flaghoist.values import FIRST_EPOCH, KeyId, Person, ProposalKind, Role, Seq
 
 GENESIS_PREV_HASH: Final = bytes(HASH_BYTES)
 # Every signed record type of ours starts so; what carries a valid publisher signature under this prefix and is not
@@ -36,109 +70,40 @@ class Head:
 BEFORE_GENESIS: Final = Head(Seq(0), GENESIS_PREV_HASH, FIRST_EPOCH, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """A release: the chain and the state advanced."""
-
-    entry: Entry
-    entry_hash: bytes
-    authorized: Authorized
-    snapshot: Snapshot
-
-
-@dataclass(frozen=True, slots=True)
-class Advanced:
-    """The ledger's first entry, or a claim of the next epoch: the chain advanced, the flags did not."""
-
-    entry: Entry
-    entry_hash: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A link of the chain whose content is not allowed: the chain advanced, the state did not. An alarm."""
-
-    entry: Entry
-    entry_hash: bytes
-    refusal: Refused
-
-
-@dataclass(frozen=True, slots=True)
-class Repeated:
-    """An entry that was verified before; ignored."""
-
-    seq: Seq
-
-
-@dataclass(frozen=True, slots=True)
-class Void:
-    """An entry by a publisher that had lost the race, or its epoch; ignored."""
-
-    seq: Seq
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """Bytes that no publisher of this ledger signed, or that are no entry: anyone can write such. Ignored."""
-
-    refusal: Refused
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """An entry arrived before the one it follows: read the ledger again, or elsewhere."""
-
-    expected: Seq
-    got: Seq
-
-
-@dataclass(frozen=True, slots=True)
-class Forked:
-    """Proof that the publisher's key has signed two histories; the reader keeps its state and takes no more entries.
-
-    Attributes:
-        seq: where they part.
-        ours: entry hash that this reader has there (of seq - 1, when `what` is "fork").
-        theirs: the other record, as evidence.
-    """
-
-    seq: Seq
-    what: str
-    ours: bytes
-    theirs: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A valid record that needs a newer release; the reader keeps its state and takes no more entries."""
-
-    refusal: NotUnderstood
-
-
-Link: TypeAlias = Applied | Advanced | Rejected
-Outcome: TypeAlias = Link | Repeated | Void | Dropped | Gap | Forked | Held
-
-
 @dataclass
 class Ledger:
-    """What one reader knows of one ledger: folded from verified entries in seq order, under one pinned root.
+    """What one reader knows of one ledger: folded from verified entries in seq order, from one trusted root on.
 
-    `min_pin` is the largest that an applied proposal has asked for: no state before it may be served again, whoever
-    is pinned to it.
+    Attributes:
+        root: the root in force; at first the one that the reader trusts, version 1.
+        pinned: digests of later versions that the reader trusts as well: another root at such a version is refused.
+        min_pin: no state before this seq may be served again, whoever is pinned to it.
+        unratified: the emergencies that people have not stood behind yet, by digest of their proposal.
+        quarantined_by: proof of another history. The chain goes on, for whoever must follow it to its cure; what is
+            served must not, until a root takes the forging keys' roles away.
+        stopped_by: what only a newer release understands; no more entries are taken.
     """
 
     root: Root
+    pinned: Mapping[int, bytes] = field(default_factory=dict)
     snapshot: Snapshot = field(init=False)
     head: Head = field(default=BEFORE_GENESIS, init=False)
     min_pin: Seq = field(default=BEFORE_GENESIS.seq, init=False)
-    # Set once, by the record that ended reading: a Forked or a Held.
-    stopped_by: Forked | Held | None = field(default=None, init=False)
+    unratified: dict[bytes, Unratified] = field(default_factory=dict, init=False)
+    quarantined_by: Forked | None = field(default=None, init=False)
+    stopped_by: Held | None = field(default=None, init=False)
+    _forgers: frozenset[KeyId] = field(default=frozenset(), init=False, repr=False)
+    _kills: list[tuple[int, Person]] = field(default_factory=list, init=False, repr=False)
     _hashes: list[bytes] = field(default_factory=list, init=False, repr=False)
     _epoch_starts: list[tuple[int, int]] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.snapshot = Snapshot.empty(self.root.fractional)
+
+    @property
+    def at_pinned_root(self) -> bool:
+        """Whether the newest root that the reader trusts is in force; what is older must not be served."""
+        return self.root.version >= max(self.pinned, default=self.root.version)
 
     def receive(self, data: bytes) -> Outcome:
         """Verify one record of the log and take what it says.
@@ -148,9 +113,11 @@ class Ledger:
         """
         outcome = self.judge(data)
         match outcome:
-            case Applied() | Advanced() | Rejected():
+            case Applied() | Advanced() | RootChanged() | Ratified() | Rejected():
                 self.take(outcome)
-            case Forked() | Held():
+            case Forked():
+                self.quarantine(outcome)
+            case Held():
                 self.stopped_by = outcome
             case _:
                 pass
@@ -162,18 +129,19 @@ class Ledger:
             return self.stopped_by
         try:
             envelope = decode_envelope(data)
-            entry = self._publisher_entry(envelope)
+            signers = frozenset(key.key_id for key in verified_keys(envelope, self.root.keys_of(Role.PUBLISHER)))
+            entry = self._publisher_entry(envelope) if signers else self._unlisted_entry(envelope)
         except NotUnderstood as refusal:
             return Held(refusal)
         except Refused as refusal:
             return Dropped(refusal)
         entry_hash = digest(envelope)
         if entry.seq <= self.head.seq:
-            return self._judge_past(entry, entry_hash, data)
+            return self._judge_past(entry, entry_hash, data, signers)
         if entry.seq != self.head.seq.next():
             return Gap(expected=self.head.seq.next(), got=entry.seq)
         if entry.prev_hash != self.head.entry_hash:
-            return Forked(entry.seq, "fork", self.head.entry_hash, data)
+            return Forked(entry.seq, "fork", self.head.entry_hash, data, signers)
         return self.judge_next(entry, entry_hash)
 
     def hash_at(self, seq: Seq) -> bytes:
@@ -181,12 +149,9 @@ class Ledger:
         return self._hashes[seq.number - 1] if seq.number else GENESIS_PREV_HASH
 
     def _publisher_entry(self, envelope: Envelope) -> Entry:
-        """Return the entry in an envelope that a publisher of this ledger signed; nothing else is ever decoded."""
+        """Return the entry in an envelope that a publisher of the root in force has signed."""
         if not envelope.payload_type.startswith(_OUR_TYPES):
             raise Malformed(f"want {ENTRY.payload_type}, got {envelope.payload_type[:100]!r}")
-        if not verified_keys(envelope, self.root.keys_of(Role.PUBLISHER)):
-            named = ", ".join(s.key_id for s in envelope.signatures) or "nobody"
-            raise SignatureRefused(f"want a valid signature by a key with role {Role.PUBLISHER}; signed by {named}")
         if envelope.payload_type != ENTRY.payload_type:
             raise NotUnderstood(f"want {ENTRY.payload_type}, got {envelope.payload_type[:100]!r}")
         if envelope.schema_sha256 != ENTRY.schema_sha256:
@@ -198,19 +163,44 @@ class Ledger:
             raise Malformed("entry: want a seq of at least 1, got 0")
         return entry
 
-    def _judge_past(self, entry: Entry, entry_hash: bytes, data: bytes) -> Repeated | Void | Forked:
+    def _unlisted_entry(self, envelope: Envelope) -> Entry:
+        """Return an entry that no publisher of the root in force has signed, if it counts all the same.
+
+        It does if it is in the chain already, signed by a publisher of its time; or if it states the next root, which
+        proves itself, and a publisher of that root has signed it: so a lost publisher key can be replaced.
+        """
+        named = ", ".join(s.key_id for s in envelope.signatures) or "nobody"
+        refusal = SignatureRefused(f"want a valid signature by a key with role {Role.PUBLISHER}; signed by {named}")
+        if envelope.payload_type != ENTRY.payload_type:
+            raise refusal
+        try:
+            entry = self._publisher_entry(envelope)
+        except Refused as error:
+            raise refusal from error  # nobody has signed it: what else is wrong with it is nobody's word
+        if Seq(0) < entry.seq <= self.head.seq and digest(envelope) == self.hash_at(entry.seq):
+            return entry
+        if entry.seq != self.head.seq.next() or self.head.seq == Seq(0) or not isinstance(entry.body, RootUpdate):
+            raise refusal
+        following = self._successor(entry.body.root)
+        if not verified_keys(envelope, following.keys_of(Role.PUBLISHER)):
+            raise refusal
+        return entry
+
+    def _judge_past(
+        self, entry: Entry, entry_hash: bytes, data: bytes, signers: frozenset[KeyId]
+    ) -> Repeated | Void | Forked:
         """An entry at a seq that is filled: a copy, the late word of a publisher that lost it, or a second history."""
         ours = self.hash_at(entry.seq)
         if entry_hash == ours:
             return Repeated(entry.seq)
         if entry.prev_hash != self.hash_at(Seq(entry.seq.number - 1)):
-            return Forked(entry.seq, "fork", self.hash_at(Seq(entry.seq.number - 1)), data)
+            return Forked(entry.seq, "fork", self.hash_at(Seq(entry.seq.number - 1)), data, signers)
         epoch = self._epoch_at(entry.seq)
         if entry.epoch < epoch:
             return Void(entry.seq, f"its epoch {entry.epoch} had ended, {epoch} was in force")
-        if isinstance(entry.body, EpochClaim):
+        if isinstance(entry.body, EpochClaim | RootUpdate):
             return Void(entry.seq, f"another publisher claimed epoch {epoch} first")
-        return Forked(entry.seq, "equivocation", ours, data)
+        return Forked(entry.seq, "equivocation", ours, data, signers)
 
     def judge_next(self, entry: Entry, entry_hash: bytes) -> Link | Void | Dropped | Held:
         """Say what becomes of an entry that follows the head, apart from its signature, and change nothing.
@@ -219,28 +209,27 @@ class Ledger:
         """
         if entry.seq == Seq(1):
             return self._judge_genesis(entry, entry_hash)
-        claims = isinstance(entry.body, EpochClaim)
-        if entry.epoch != self.head.epoch + claims:
-            return Void(entry.seq, f"its epoch is {entry.epoch}, want {self.head.epoch + claims}")
+        epoch = self.head.epoch + _opens_epoch(self.head, entry.body)
+        if entry.epoch != epoch:
+            return Void(entry.seq, f"its epoch is {entry.epoch}, want {epoch}")
         try:
             self._check_frame(entry)
             match entry.body:
                 case EpochClaim():
                     return Advanced(entry, entry_hash)
                 case RootUpdate():
-                    raise NotUnderstood(f"entry {entry.seq}: an update of the root")
+                    return RootChanged(entry, entry_hash, self._judge_root(entry, entry.body))
                 case Release():
-                    authorized = authorize(self.root, entry.body, at_ms=entry.published_at)
-                    _check_min_pin(authorized.proposal, entry.seq)
-                    snapshot = self.snapshot.fold(entry.seq, authorized.proposal.ops)
-                    return Applied(entry, entry_hash, authorized, snapshot)
+                    return self._judge_release(entry, entry.body, entry_hash)
+                case Ratification():
+                    return Ratified(entry, entry_hash, self._judge_ratification(entry, entry.body))
         except NotUnderstood as refusal:
             return Held(refusal)
         except Refused as refusal:
             return Rejected(entry, entry_hash, refusal)
 
     def _judge_genesis(self, entry: Entry, entry_hash: bytes) -> Advanced | Dropped:
-        """The first entry must state the root that this reader has pinned: else this is another ledger."""
+        """The first entry must state the root that this reader trusts: else this is another ledger."""
         if not isinstance(entry.body, RootUpdate) or entry.epoch != FIRST_EPOCH:
             return Dropped(Malformed(f"entry 1: want the root in epoch {FIRST_EPOCH}, got {type(entry.body).__name__}"))
         stated = digest(entry.body.root)
@@ -251,13 +240,103 @@ class Ledger:
     def _check_frame(self, entry: Entry) -> None:
         if entry.root_version != self.root.version:
             raise WrongRoot(expected=f"version {self.root.version}", got=f"version {entry.root_version}")
-        self.root.check_unexpired(entry.published_at)
+        # An expired root allows nothing but its successor, which the same people sign.
+        if not isinstance(entry.body, RootUpdate):
+            self.root.check_unexpired(entry.published_at)
         if entry.published_at < self.head.published_at:
             # Else a stolen publisher key could back-date an entry to before an approval's expiry.
             raise Expired(
                 f"entry {entry.seq}: published at {entry.published_at}, predecessor at {self.head.published_at} (ms)",
                 hint="set the publisher's clock",
             )
+
+    def _judge_release(self, entry: Entry, release: Release, entry_hash: bytes) -> Applied:
+        authorized = authorize(self.root, release, at_ms=entry.published_at)
+        proposal = authorized.proposal
+        _check_min_pin(proposal, entry.seq)
+        snapshot = self.snapshot.fold(entry.seq, proposal.ops)
+        rule = self.rule_allowing(authorized, self.snapshot, snapshot, at_ms=entry.published_at)
+        if release.policy != rule:
+            raise NotApproved(
+                f"entry {entry.seq}: policy: want the rule that allowed it, {rule!r}, got {release.policy!r}",
+                hint="an entry must not give another reason than the true one: look at who publishes",
+            )
+        return Applied(entry, entry_hash, authorized, snapshot)
+
+    def rule_allowing(self, authorized: Authorized, before: Snapshot, after: Snapshot, *, at_ms: int) -> str:
+        """Return the name of the rule that allows a change, by the people that it takes.
+
+        Raises:
+            NotApproved: no rule does; the text names the one that refused it, and who could still approve.
+        """
+        proposal = authorized.proposal
+        if proposal.kind is ProposalKind.EMERGENCY:
+            self._check_rate(proposal, at_ms)
+            return EMERGENCY_RULE
+        return self._rule_for(authorized, before, after)
+
+    def _rule_for(self, authorized: Authorized, before: Snapshot, after: Snapshot) -> str:
+        if not self.root.record.policy:
+            return allowing_rule(self.root)
+        return self.root.policy.allow_people(
+            changes_between(before, after, authorized.proposal.ops),
+            log_id=self.root.log_id,
+            requester=authorized.proposal.requester,
+            approvers=authorized.approvers,
+            root_threshold=self.root.grant(Role.APPROVER).threshold,
+        )
+
+    def _check_rate(self, proposal: Proposal, at_ms: int) -> None:
+        limits = self.root.policy.emergency
+        recent = sum(person == proposal.requester and at_ms - limits.per_ms < when for when, person in self._kills)
+        if recent >= limits.kills:
+            raise NotApproved(
+                f"proposal {proposal.proposal_id}: {proposal.requester} has made {recent} emergencies in the last "
+                f"{limits.per_ms // 1000} s, want at most {limits.kills}",
+                hint="let another person with an emergency key do it, or propose the change and have it approved",
+            )
+
+    def _judge_ratification(self, entry: Entry, body: Ratification) -> Authorized:
+        emergency = self.unratified.get(body.proposal_sha256)
+        if emergency is None:
+            raise NotApproved(
+                f"entry {entry.seq}: no emergency with digest {body.proposal_sha256.hex()} waits to be ratified",
+                hint="see which do with `flaghoist audit verify`",
+            )
+        return self.ratified(emergency, body.approvals, at_ms=entry.published_at)
+
+    def ratified(self, emergency: Unratified, approvals: Sequence[Envelope], *, at_ms: int) -> Authorized:
+        """Return an emergency with the people who stand behind it, if they are those whom its change asks for.
+
+        Raises:
+            Refused: they are not, as `authorization.counted_approvals` and the policy say.
+        """
+        proposal, sha256 = emergency.authorized.proposal, emergency.authorized.sha256
+        counted = counted_approvals(self.root, proposal, sha256, approvals, at_ms=at_ms)
+        authorized = Authorized(proposal, sha256, counted)
+        self._rule_for(authorized, emergency.before, emergency.before.fold(emergency.seq, proposal.ops))
+        return authorized
+
+    def _judge_root(self, entry: Entry, update: RootUpdate) -> Root:
+        following = self._successor(update.root)
+        following.check_unexpired(entry.published_at)
+        return following
+
+    def _successor(self, envelope: Envelope) -> Root:
+        try:
+            following = self.root.successor(envelope)
+        except PolicyNotUnderstood as refusal:
+            raise NotUnderstood(f"root version {self.root.version + 1}: {refusal}", hint=refusal.hint) from refusal
+        record = following.record
+        wanted = self.pinned.get(following.version)
+        if wanted is not None and wanted != following.sha256:
+            raise WrongRoot(expected=wanted.hex(), got=following.sha256.hex())
+        if record.anchor_seq > self.head.seq or self.hash_at(record.anchor_seq) != record.anchor_hash:
+            raise WrongRoot(
+                expected=f"a history with entry {record.anchor_hash.hex()} at seq {record.anchor_seq}",
+                got=f"one that its signers did not see, at seq {self.head.seq}",
+            )
+        return following
 
     def take(self, link: Link) -> None:
         """Take a link that `judge` has just returned for the entry after the head."""
@@ -268,14 +347,53 @@ class Ledger:
         self._hashes.append(link.entry_hash)
         if not self._epoch_starts or self._epoch_starts[-1][1] != entry.epoch:
             self._epoch_starts.append((entry.seq.number, entry.epoch))
-        if isinstance(link, Applied):
-            self.snapshot = link.snapshot
-            self.min_pin = max(self.min_pin, link.authorized.proposal.min_pin)
-        else:
-            self.snapshot = self.snapshot.at_seq(entry.seq)
+        before = self.snapshot
+        self.snapshot = link.snapshot if isinstance(link, Applied) else before.at_seq(entry.seq)
+        match link:
+            case Applied():
+                self._take_release(entry, link.authorized, before)
+            case Ratified():
+                del self.unratified[link.authorized.sha256]
+            case RootChanged():
+                self._take_root(link.root)
+            case _:
+                pass
+
+    def _take_release(self, entry: Entry, authorized: Authorized, before: Snapshot) -> None:
+        proposal = authorized.proposal
+        if proposal.kind is not ProposalKind.EMERGENCY:
+            self.min_pin = max(self.min_pin, proposal.min_pin)
+            return
+        self.min_pin = entry.seq
+        limits = self.root.policy.emergency
+        self._kills = [kill for kill in self._kills if entry.published_at - limits.per_ms < kill[0]]
+        self._kills.append((entry.published_at, proposal.requester))
+        if self.root.grant(Role.APPROVER).threshold:
+            ratify_by_ms = entry.published_at + limits.ratify_within_ms
+            self.unratified[authorized.sha256] = Unratified(
+                entry.seq, entry.published_at, ratify_by_ms, authorized, before
+            )
+
+    def _take_root(self, root: Root) -> None:
+        self.root = root
+        trusted = root.grant(Role.PUBLISHER).key_ids | root.grant(Role.HEARTBEAT).key_ids
+        self._forgers &= trusted
+        if self.quarantined_by is not None and not self._forgers:
+            self.quarantined_by = None
+
+    def quarantine(self, proof: Forked) -> None:
+        """Take note of another history; also of one that a heartbeat tells of (freshness.py)."""
+        self._forgers |= proof.signers
+        if self.quarantined_by is None:
+            self.quarantined_by = proof
 
     def _epoch_at(self, seq: Seq) -> int:
         return next(epoch for start, epoch in reversed(self._epoch_starts) if start <= seq.number)
+
+
+def _opens_epoch(head: Head, body: Body) -> bool:
+    """Whether an entry opens the next epoch: who takes over, and who states a root, ends all that others were about."""
+    return head.seq > BEFORE_GENESIS.seq and isinstance(body, EpochClaim | RootUpdate)
 
 
 def _check_min_pin(proposal: Proposal, seq: Seq) -> None:
@@ -288,7 +406,7 @@ def _check_min_pin(proposal: Proposal, seq: Seq) -> None:
         )
 
 
-def next_entry(ledger: Ledger, body: Release | RootUpdate | EpochClaim, *, now_ms: int) -> Entry:
+def next_entry(ledger: Ledger, body: Body, *, now_ms: int) -> Entry:
     """Return the entry that a publisher would append after the ledger's head.
 
     Args:
@@ -299,7 +417,7 @@ def next_entry(ledger: Ledger, body: Release | RootUpdate | EpochClaim, *, now_m
         log_id=ledger.root.log_id,
         seq=head.seq.next(),
         prev_hash=head.entry_hash,
-        epoch=head.epoch + isinstance(body, EpochClaim),
+        epoch=head.epoch + _opens_epoch(head, body),
         root_version=ledger.root.version,
         published_at=max(now_ms, head.published_at),
         body=body,

@@ -170,11 +170,17 @@ class Revocation:
 
 @dataclass(frozen=True, slots=True)
 class RootRecord:
-    """Who may do what, as written; root.Root is the checked form."""
+    """Who may do what, as written; root.Root is the checked form.
+
+    `anchor_hash` is the entry hash at `anchor_seq` in the ledger that the signers saw, so that old, stolen keys cannot
+    make up another history that leads to this root.
+    """
 
     log_id: LogId
     version: int
     prev_root_sha256: bytes
+    anchor_seq: Seq
+    anchor_hash: bytes
     expires_at: int
     keys: tuple[RootKey, ...]
     roles: Mapping[Role, RoleGrant]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
 from flaghoist.answer import Answer, Reason
-from flaghoist.definition import FlagDefinition, FlagState, JsonValue, parse_evaluator, parse_flag
+from flaghoist.definition import FlagDefinition, FlagState, JsonValue, killed, parse_evaluator, parse_flag
 from flaghoist.errors import BadDefinition, Malformed, StaleBase
 from flaghoist.records import Op
 from flaghoist.selector import EVERYTHING, FLAG_SET_KEY, Selector
@@ -204,6 +204,12 @@ class Snapshot:
     def evaluator(self, source: Source, key: FlagKey) -> Evaluator | None:
         return self._evaluators.get(source, {}).get(key)
 
+    def named(self, key: FlagKey) -> Iterator[CompiledFlag]:
+        """Yield the flags of this key, of all sources."""
+        for flags in self._flags.values():
+            if (flag := flags.get(key)) is not None:
+                yield flag
+
     def flags(self) -> Iterator[CompiledFlag]:
         """Yield the flags of all sources."""
         for flags in self._flags.values():
@@ -280,6 +286,8 @@ class _Fold:
                     del self._writable(self._evaluators, op.source)[op.key]
                 else:
                     evaluators[place] = parse_evaluator(op.definition, where=_place(state_id))
+            elif op.action is Action.KILL:
+                flags[place] = killed(self._before._flags[op.source][op.key].definition, where=_place(state_id))
             elif op.definition is None:
                 flags_of = self._writable(self._flags, op.source)
                 self._nodes -= _nodes(flags_of.pop(op.key))
@@ -299,21 +307,23 @@ class _Fold:
     def _check(self, op: Op, state_id: StateId) -> None:
         if op.target not in (Target.FLAG, Target.EVALUATOR):
             raise BadDefinition(_place(state_id), f"want an op on FLAG or EVALUATOR, got {op.target}")
-        if op.action not in (Action.PUT, Action.DELETE):
-            raise BadDefinition(_place(state_id), f"want PUT or DELETE, got {op.action}")
-        if (op.definition is None) is not (op.action is Action.DELETE):
-            wanted = "no definition with DELETE" if op.action is Action.DELETE else "a definition with PUT"
+        if op.action is Action.KILL and op.target is not Target.FLAG:
+            raise BadDefinition(_place(state_id), f"want KILL of a flag, got it of {op.target}")
+        if (op.definition is None) is (op.action is Action.PUT):
+            wanted = "a definition with PUT" if op.action is Action.PUT else f"no definition with {op.action}"
             raise BadDefinition(_place(state_id), f"want {wanted}")
         version = self._versions.get(state_id, _NEVER)
         if op.expected_version != version:
             raise StaleBase(f"{state_id}: expected version {op.expected_version}, it is at {version}")
-        if op.action is Action.DELETE:
+        if op.action is not Action.PUT:
             before = self._before
             found: object = (
                 before.flag(op.source, op.key) if op.target is Target.FLAG else before.evaluator(op.source, op.key)
             )
             if found is None:
-                raise BadDefinition(_place(state_id), "want something to delete, there is nothing of this name")
+                raise BadDefinition(
+                    _place(state_id), f"want something to {op.action.lower()}, there is nothing of this name"
+                )
 
     def _writable(self, sources: dict[Source, dict[str, _T]], source: Source) -> dict[str, _T]:
         """Return a source's definitions for change: copied the first time, then ours."""

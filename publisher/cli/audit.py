@@ -7,8 +7,9 @@ import click
 
 from flaghoist.authorization import NotUnderstood
 from flaghoist.errors import Refused
-from flaghoist.ledger import Advanced, Applied, Ledger, Link, Rejected
+from flaghoist.ledger import Ledger
 from flaghoist.log.base import Stream
+from flaghoist.outcomes import Advanced, Applied, Link, Rejected
 from flaghoist.records import RootUpdate
 from flaghoist.values import Seq
 from publisher.cli.desk import Exit, json_value

@@ -115,6 +115,8 @@ def init(
         log_id=log_id,
         version=FIRST_VERSION,
         prev_root_sha256=bytes(32),
+        anchor_seq=Seq(0),
+        anchor_hash=bytes(32),
         expires_at=expires_at,
         keys=_root_keys([*cards, publisher]),
         roles=_roles(cards, signers, publisher, approvals),

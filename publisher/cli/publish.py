@@ -17,7 +17,8 @@ from publisher.cli.workspace import Workspace, operation
 from publisher.inbox import Case
 from publisher.journal import Journal
 from publisher.keys import HeldKey
-from publisher.sequencer import Published, Sequencer, release_of
+from publisher.release import release_of
+from publisher.sequencer import Published, Sequencer
 
 
 class Outgoing:
@@ -77,9 +78,7 @@ def publish(work: Workspace, proposal: str, approvals: tuple[Path, ...]) -> Exit
 
 def _check_allowed(reading: Reading, case: Case, now_ms: int) -> str:
     """Refuse what every reader would reject, before anything is asked or signed; return the rule that allows it."""
-    release = release_of(reading.root, case, now_ms=now_ms)
-    reading.snapshot.fold(reading.snapshot.seq.next(), case.proposal.ops)
-    return release.policy
+    return release_of(reading.reader.ledger, case, reading.reader.links, now_ms=now_ms).policy
 
 
 def _published(work: Workspace, reading: Reading, case: Case, held: HeldKey) -> Published:

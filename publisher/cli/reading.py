@@ -22,9 +22,13 @@ from publisher.reader import LedgerReader
 class Reading:
     """A ledger, verified from its first entry to its end, and the records of the inbox if they were asked for."""
 
-    root: Root
     reader: LedgerReader
     inbox_records: Sequence[bytes] = field(default=(), repr=False)
+
+    @property
+    def root(self) -> Root:
+        """The root in force."""
+        return self.reader.ledger.root
 
     @property
     def snapshot(self) -> Snapshot:
@@ -73,8 +77,8 @@ async def _read(open_log: OpenLog, root: Root, url: str, *, inbox: bool) -> Read
         await reader.catch_up()
     check_begun(reader, url)
     if not inbox:
-        return Reading(root, reader)
-    return Reading(root, reader, await _records(open_log))
+        return Reading(reader)
+    return Reading(reader, await _records(open_log))
 
 
 async def _records(open_log: OpenLog) -> list[bytes]:

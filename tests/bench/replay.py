@@ -10,7 +10,8 @@ from typing import Final
 from nacl.bindings import crypto_sign_open
 
 from flaghoist.codec import ENTRY, decode_envelope
-from flaghoist.ledger import Applied, Ledger, replay
+from flaghoist.ledger import Ledger, replay
+from flaghoist.outcomes import Applied
 from flaghoist.records import Envelope, Release, RootUpdate
 from flaghoist.root import Root
 from flaghoist.signing import pae

@@ -14,8 +14,9 @@ import pytest
 
 from flaghoist.codec import APPROVAL, ENTRY, PROPOSAL
 from flaghoist.errors import OutcomeUnknown, Refused, Unavailable
-from flaghoist.ledger import Applied, Forked, Ledger
+from flaghoist.ledger import Ledger
 from flaghoist.log.base import Batch, Log, Stream
+from flaghoist.outcomes import Applied, Forked
 from flaghoist.records import EpochClaim, RootUpdate
 from flaghoist.signing import digest
 from flaghoist.values import LogId

@@ -7,8 +7,9 @@ import pytest
 
 from flaghoist.codec import APPROVAL, PROPOSAL, decode_envelope
 from flaghoist.errors import Expired, NotApproved, OutcomeUnknown, StaleBase, Unavailable
-from flaghoist.ledger import Advanced, Applied, Ledger
+from flaghoist.ledger import Ledger
 from flaghoist.log.base import Stream
+from flaghoist.outcomes import Advanced, Applied
 from flaghoist.records import EpochClaim, RootUpdate
 from flaghoist.signing import digest
 from flaghoist.values import Decision, LogId

@@ -1,0 +1,54 @@
+"""What ops do to a state, as a policy looks at it: each definition before and after, and the flags that it touches."""
+
+from collections.abc import Iterator, Sequence
+
+from flaghoist.policy import Change, Touched
+from flaghoist.records import Op
+from flaghoist.snapshot import SHARED, CompiledFlag, Snapshot
+from flaghoist.values import Target
+
+
+def changes_between(before: Snapshot, after: Snapshot, ops: Sequence[Op]) -> Sequence[Change]:
+    """Return what these ops change.
+
+    Args:
+        after: `before` with these ops folded in.
+    """
+    return [
+        _flag_change(before, after, op) if op.target is Target.FLAG else _evaluator_change(before, after, op)
+        for op in ops
+    ]
+
+
+def _flag_change(before: Snapshot, after: Snapshot, op: Op) -> Change:
+    old, new = before.flag(op.source, op.key), after.flag(op.source, op.key)
+    # Of equal keys one is served: making, changing or deleting this one may decide which.
+    namesakes = (flag for flag in after.named(op.key) if flag.source != op.source)
+    return Change(
+        op,
+        before=None if old is None else old.definition,
+        after=None if new is None else new.definition,
+        touched=tuple(_touched(flag) for flag in namesakes),
+    )
+
+
+def _evaluator_change(before: Snapshot, after: Snapshot, op: Op) -> Change:
+    old, new = before.evaluator(op.source, op.key), after.evaluator(op.source, op.key)
+    referring = {(flag.source, flag.key): flag for state in (before, after) for flag in _referring(state, op)}
+    return Change(
+        op,
+        rule_before=None if old is None else old.rule,
+        rule_after=None if new is None else new.rule,
+        touched=tuple(_touched(flag) for _, flag in sorted(referring.items())),
+    )
+
+
+def _referring(state: Snapshot, op: Op) -> Iterator[CompiledFlag]:
+    """Yield the flags whose rule refers to an evaluator; those of every source, when it is a shared one."""
+    for flag in state.flags():
+        if op.key in flag.evaluators and op.source in (flag.source, SHARED):
+            yield flag
+
+
+def _touched(flag: CompiledFlag) -> Touched:
+    return Touched(flag.source, flag.key, flag.definition)
