@@ -1,4 +1,5 @@
-"""What a signature covers and who may make one: DSSE's PAE, Ed25519 by libsodium, ECDSA P-256 for HSM and KMS.
+"""What a signature covers and who may make one: DSSE's PAE, Ed25519 by libsodium, the same by an SSH agent, ECDSA P-256
+for HSM and KMS.
 
 Source: DSSE v1.0 (github.com/secure-systems-lab/dsse, protocol.md, "Signature Definition").
 """
@@ -10,6 +11,7 @@ from typing import Final, Protocol, TypeVar
 from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_sign_open
 from nacl.exceptions import BadSignatureError
 
+from flaghoist import sshsig
 from flaghoist.codec import RecordCodec
 from flaghoist.errors import Malformed, SignatureRefused
 from flaghoist.records import Envelope, RootKey, Signature
@@ -17,9 +19,6 @@ from flaghoist.values import Algorithm, KeyId
 
 ED25519_PUBLIC_BYTES: Final = 32
 ED25519_SIGNATURE_BYTES: Final = 64
-SSHSIG_MAGIC: Final = b"SSHSIG"
-# Keeps signatures for us and for others (git, say) apart.
-SSHSIG_NAMESPACE: Final = b"flaghoist"
 P256_PUBLIC_BYTES: Final = 65  # SEC1 uncompressed: 0x04, x, y
 
 R = TypeVar("R")
@@ -34,15 +33,6 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 def digest(envelope: Envelope) -> bytes:
     """Return SHA-256 over what is signed: an entry's hash in the chain, and how an approval names its proposal."""
     return hashlib.sha256(pae(envelope.payload_type, envelope.payload)).digest()
-
-
-def sshsig_blob(message: bytes) -> bytes:
-    """Return what an SSH key signs for a message: what `ssh-keygen -Y sign -n flaghoist` would have it sign.
-
-    Source: OpenSSH, PROTOCOL.sshsig, section 2.
-    """
-    fields = (SSHSIG_NAMESPACE, b"", b"sha512", hashlib.sha512(message).digest())
-    return SSHSIG_MAGIC + b"".join(len(field).to_bytes(4, "big") + field for field in fields)
 
 
 def key_id(algorithm: Algorithm, public: bytes) -> KeyId:
@@ -80,7 +70,7 @@ def verifies(algorithm: Algorithm, public: bytes, signature: bytes, message: byt
         case Algorithm.ED25519:
             return _ed25519_verifies(public, signature, message)
         case Algorithm.SSHSIG_ED25519:
-            return _ed25519_verifies(public, signature, sshsig_blob(message))
+            return _ed25519_verifies(public, signature, sshsig.signed_bytes(message))
         case Algorithm.ECDSA_P256:
             from cryptography.exceptions import InvalidSignature
             from cryptography.hazmat.primitives import hashes

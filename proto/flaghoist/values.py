@@ -122,7 +122,7 @@ class Algorithm(StrEnum):
 
     ED25519 = "ED25519"
     ECDSA_P256 = "ECDSA_P256"
-    # An OpenSSH key, whose agent signs a wrapping of the message that no SSH login would (signing.sshsig_blob).
+    # An OpenSSH key, whose agent signs a wrapping of the message that no SSH login would (flaghoist.sshsig).
     SSHSIG_ED25519 = "SSHSIG_ED25519"
 
 

@@ -130,8 +130,8 @@ def approve(
         raise Expired(
             f"proposal {case.id} expired at {moment(asked.expires_at)}", hint="ask for it to be proposed again"
         )
-    if chosen.card is not None:
-        _check_other(case, reading.root, chosen.card.key_id)
+    if chosen.key_id is not None:
+        _check_other(case, reading.root, chosen.key_id)
     standing = standing_of(case, reading, now_ms)
     if standing.status == "published":
         raise Refused(f"proposal {case.id} is published already: {standing.why}", hint="see `flaghoist audit log`")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from flaghoist.log.base import Batch, Log, Stream
+from flaghoist.signing import Signer
 from flaghoist.values import Decision, Role, Target
 from publisher.cli.decide import find_case, show_case
 from publisher.cli.desk import Exit, Interrupted
@@ -16,7 +17,6 @@ from publisher.cli.times import moment
 from publisher.cli.workspace import Workspace, operation
 from publisher.inbox import Case
 from publisher.journal import Journal
-from publisher.keys import HeldKey
 from publisher.release import release_of
 from publisher.sequencer import Published, Sequencer
 
@@ -81,7 +81,7 @@ def _check_allowed(reading: Reading, case: Case, now_ms: int) -> str:
     return release_of(reading.reader.ledger, case, reading.reader.links, now_ms=now_ms).policy
 
 
-def _published(work: Workspace, reading: Reading, case: Case, held: HeldKey) -> Published:
+def _published(work: Workspace, reading: Reading, case: Case, held: Signer) -> Published:
     sent: list[Outgoing] = []
     try:
         return asyncio.run(_publish(work, reading, case, held, sent))
@@ -93,7 +93,7 @@ def _published(work: Workspace, reading: Reading, case: Case, held: HeldKey) -> 
         raise Interrupted("interrupted; nothing was sent: run the same command again") from stop
 
 
-async def _publish(work: Workspace, reading: Reading, case: Case, held: HeldKey, sent: list[Outgoing]) -> Published:
+async def _publish(work: Workspace, reading: Reading, case: Case, held: Signer, sent: list[Outgoing]) -> Published:
     async with AsyncExitStack() as stack:
         journal = stack.enter_context(Journal.open(work.home.journals, work.root.log_id))
         log = Outgoing(await stack.enter_async_context(work.open_log(Stream.LEDGER)))

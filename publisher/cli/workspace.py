@@ -19,23 +19,17 @@ from flaghoist.errors import Malformed, Misconfigured, WrongRole
 from flaghoist.log import location
 from flaghoist.log.base import OpenLog
 from flaghoist.root import Root
-from flaghoist.values import LogId, Person, Role
+from flaghoist.values import Algorithm, KeyId, LogId, Person, Role
 from publisher.cli.desk import Desk, Exit
 from publisher.files import read_limited
 from publisher.home import Home, read_root
-from publisher.keys import PASSPHRASE_BYTES_MAX, Card, HeldKey, unlock
+from publisher.keys import PASSPHRASE_BYTES_MAX
 from publisher.settings import Settings
+from publisher.signers.agent import SOCKET_VARIABLE
+from publisher.signers.keyring import KeyAtHand, Keyring, UnlockedKey
 
 Command = Callable[..., Exit | None]
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """A key that is to sign, still locked; `card` is None when only its private half is here."""
-
-    path: Path
-    card: Card | None
 
 
 @dataclass
@@ -115,70 +109,82 @@ class Workspace:
 
     # --- keys ---
 
-    def choose(self, role: Role) -> Chosen:
+    @functools.cached_property
+    def keyring(self) -> Keyring:
+        """The keys at hand: files, the SSH agent's, those of devices and services."""
+        return Keyring(self.home.keys, self.desk.environ, self.secret)
+
+    def choose(self, role: Role, root: Root | None = None) -> KeyAtHand:
         """Return the key that signs in a role: the one named, else the only one here that the root gives that role.
 
         A key named by FLAGHOIST_KEY or the settings is a preference: where it lacks the role, another one here that has
         it is taken, so that one person may both propose as themselves and run the publisher.
 
+        Args:
+            root: who may do what; by default the pinned one.
+
         Raises:
             Misconfigured: none here, or several to choose from.
             WrongRole: the one named by --key lacks the role.
+            Refused, Unavailable: whoever holds the named key does not say what its public half is.
         """
-        keys = self.home.keys
+        root = root or self.root
         if self.key_option is not None:
-            path = keys.find(self.key_option)
-            chosen = Chosen(path, keys.card(path))
-            if chosen.card is not None:
-                self._check_role(chosen.card, role, self.key_option)
+            chosen = self.keyring.named(self.key_option, root.record.keys)
+            if chosen.key_id is not None:
+                _check_role(root, chosen.key_id, role, self.key_option)
             return chosen
         preferred = self.desk.environ.get("FLAGHOIST_KEY") or self.settings.key
         if preferred is not None:
-            path = keys.find(preferred)
-            card = keys.card(path)
-            if card is None or self._has_role(card, role):
-                return Chosen(path, card)
-        fitting = [(name, card) for name, card in keys.cards() if self._has_role(card, role)]
+            chosen = self.keyring.named(preferred, root.record.keys)
+            if chosen.key_id is None or chosen.key_id in root.grant(role).key_ids:
+                return chosen
+        fitting = [key for key in self.keyring.of_files() if key.key_id in root.grant(role).key_ids]
+        fitting += self.keyring.of_agent(root.keys_of(role))
         if len(fitting) == 1:
-            return Chosen(keys.find(fitting[0][0]), fitting[0][1])
+            return fitting[0]
         if fitting:
-            named = ", ".join(name for name, _ in fitting)
-            raise Misconfigured(f"several keys here have role {role}: {named}", hint="name one with --key NAME")
-        people = ", ".join(sorted(self.root.people_of(role))) or "nobody"
+            named = ", ".join(key.name for key in fitting)
+            raise Misconfigured(
+                f"several keys here have role {role}: {named}", hint=f"name one: --key {fitting[0].name}"
+            )
+        people = ", ".join(sorted(root.people_of(role))) or "nobody"
         raise Misconfigured(
-            f"no key here has role {role} in {self.root.log_id}; it belongs to {people}",
-            hint="name a key with --key NAME|FILE",
+            f"no key here has role {role} in {root.log_id}; it belongs to {people}{self._agent_said(root, role)}",
+            hint="name a key with --key NAME|FILE|ssh:COMMENT|hsm:…",
         )
 
-    def unlock(self, chosen: Chosen, role: Role) -> tuple[HeldKey, Person]:
+    def unlock(self, chosen: KeyAtHand, role: Role, root: Root | None = None) -> tuple[UnlockedKey, Person]:
         """Return the unlocked key and the person to whom the root gives it.
 
         Raises:
-            WrongPassphrase, Misconfigured: it cannot be unlocked.
+            Refused, Misconfigured, Unavailable: it cannot be unlocked.
             WrongRole: the root does not give it that role.
         """
-        name = chosen.path.stem
-        held = unlock(chosen.path, lambda: self.passphrase(name))
-        person = self._check_role(Card(Person("unnamed"), held.algorithm, held.public), role, name)
-        return held, person
+        held = chosen.open()
+        return held, _check_role(root or self.root, held.key_id, role, chosen.name)
 
-    def _has_role(self, card: Card, role: Role) -> bool:
-        return card.key_id in self.root.grant(role).key_ids
-
-    def _check_role(self, card: Card, role: Role, name: str) -> Person:
-        key = self.root.key(card.key_id)
-        if key is None or not self._has_role(card, role):
-            people = ", ".join(sorted(self.root.people_of(role))) or "nobody"
-            raise WrongRole(
-                f"key {name!r} ({card.key_id}) has no role {role} in {self.root.log_id}; these people have: {people}",
-                hint="name another key with --key",
-            )
-        return key.person
+    def _agent_said(self, root: Root, role: Role) -> str:
+        """Return what there is to say of the SSH agent when no key was found: nothing, where no SSH key would do."""
+        if all(key.algorithm is not Algorithm.SSHSIG_ED25519 for key in root.keys_of(role)):
+            return ""
+        if trouble := self.keyring.agent_trouble:
+            return f"; {trouble}"
+        if not self.desk.environ.get(SOCKET_VARIABLE):
+            return f"; some of them by an SSH key, and {SOCKET_VARIABLE} names no agent"
+        return "; the SSH agent holds none of their keys, or is locked"
 
     # --- passphrases ---
 
     def passphrase(self, name: str) -> bytes:
-        """Return the passphrase of a key: from --passphrase-fd, from a file, or asked on the terminal.
+        """Return the passphrase of a key file; raises as `secret`."""
+        return self.secret(f"Passphrase of key {name}")
+
+    def secret(self, what: str) -> bytes:
+        """Return a passphrase or PIN: from --passphrase-fd, from a file, or asked on the terminal.
+
+        Args:
+            what: what to ask for, as a person reads it.
 
         Raises:
             Misconfigured: it cannot be read.
@@ -195,7 +201,7 @@ class Workspace:
             data = read_limited(path, limit_bytes=PASSPHRASE_BYTES_MAX, what="passphrase file")
             self._passphrase = _passphrase_of(data, str(path))
             return self._passphrase
-        return self._asked(f"Passphrase of key {name}: ")
+        return self._asked(f"{what}: ")
 
     def new_passphrase(self, name: str) -> bytes:
         """Return the passphrase for a new key; on a terminal it is asked twice.
@@ -223,6 +229,17 @@ class Workspace:
             return getpass(prompt).encode()
         except EOFError as error:
             raise click.UsageError("no passphrase was given") from error
+
+
+def _check_role(root: Root, key_id: KeyId, role: Role, name: str) -> Person:
+    key = root.key(key_id)
+    if key is None or key_id not in root.grant(role).key_ids:
+        people = ", ".join(sorted(root.people_of(role))) or "nobody"
+        raise WrongRole(
+            f"key {name!r} ({key_id}) has no role {role} in {root.log_id}; these people have: {people}",
+            hint="name another key with --key",
+        )
+    return key.person
 
 
 def canonical_url(url: str) -> str:
@@ -264,15 +281,22 @@ _LEDGER: Final = (
     click.option("--ledger", metavar="URL|NAME", help="The ledger, or a pinned environment. [env: FLAGHOIST_LEDGER]"),
     click.option("--root", "root_file", type=click.Path(path_type=Path), metavar="FILE", help="Instead of the pin."),
 )
-_KEY: Final = (click.option("--key", "key_name", metavar="NAME|FILE", help="The key that signs. [env: FLAGHOIST_KEY]"),)
+_KEY: Final = (
+    click.option(
+        "--key",
+        "key_name",
+        metavar="NAME|FILE|URI",
+        help="The key that signs; ssh:COMMENT, hsm:… (docs/signers.md). [env: FLAGHOIST_KEY]",
+    ),
+)
 _PASSPHRASE: Final = (
     click.option(
         "--passphrase-file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Its passphrase, one line. [env: FLAGHOIST_PASSPHRASE_FILE]",
+        help="Its passphrase or PIN, one line. [env: FLAGHOIST_PASSPHRASE_FILE]",
     ),
-    click.option("--passphrase-fd", type=click.IntRange(0), metavar="N", help="Its passphrase, from a descriptor."),
+    click.option("--passphrase-fd", type=click.IntRange(0), metavar="N", help="The same, from a descriptor."),
 )
 _CHANGE: Final = (
     click.option("--dry-run", is_flag=True, help="Do every check, show the plan, and stop there."),
