@@ -16,7 +16,7 @@ import pytest
 
 from flaghoist.errors import LogMissing, LogTruncated, Misconfigured, Unavailable
 from flaghoist.log import file_changes, sqlite
-from flaghoist.log.base import Stream, read_to_end
+from flaghoist.log.base import ACKS_RETENTION_S, Stream, read_to_end
 from flaghoist.log.location import create_log, inspect_log, open_log, parse
 from tests.conformance.processes import heard, python, timed_appender
 
@@ -75,9 +75,9 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "ledger.db"
 
 
-def use(file: Path, scenario, **settings):
+def use(file: Path, scenario, *, stream: Stream = Stream.LEDGER, **settings):
     async def opened():
-        async with open_log(f"sqlite:///{file}", **settings)(Stream.LEDGER) as log:
+        async with open_log(f"sqlite:///{file}", **settings)(stream) as log:
             return await scenario(log)
 
     return asyncio.run(asyncio.wait_for(opened(), 30))
@@ -326,6 +326,113 @@ def test_inspect_names_a_setting_that_was_changed(file):
         connection.execute("PRAGMA journal_mode=DELETE")
     (finding,) = asyncio.run(inspect_log(f"sqlite:///{file}"))
     assert (finding.setting, finding.expected, finding.got) == ("journal_mode", "wal", "delete")
+
+
+@pytest.fixture
+def old_file(file: Path) -> Path:
+    """A ledger as it was made before there were streams that keep the newest record of each key."""
+    use(file, lambda log: log.append(b"kept"))
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript("DROP TABLE meta_record; DROP TABLE acks_record")
+    return file
+
+
+def test_stream_that_an_old_file_lacks_is_missing_with_what_to_do(old_file):
+    for stream in (Stream.META, Stream.ACKS):
+        with pytest.raises(LogMissing, match=f"before there was a stream {stream.value}") as missing:
+            use(old_file, lambda log: log.end(), stream=stream)
+        assert "`flaghoist init` again" in missing.value.hint
+    found = {finding.setting: finding for finding in asyncio.run(inspect_log(f"sqlite:///{old_file}"))}
+    assert set(found) == {"stream meta", "stream acks"}
+    assert {finding.got for finding in found.values()} == {"missing"}
+    assert all("`flaghoist init` again" in finding.hint for finding in found.values())
+
+
+def test_old_file_gets_the_streams_that_it_lacks_and_keeps_its_records(old_file):
+    async def scenario(log):
+        await create_log(f"sqlite:///{old_file}")  # under a reader that has it open
+        return [record.value async for record in read_to_end(log)]
+
+    assert use(old_file, scenario) == [b"kept"]
+    assert asyncio.run(inspect_log(f"sqlite:///{old_file}")) == []
+    assert use(old_file, lambda log: log.append(b"x", key=b"a"), stream=Stream.META) == 0
+    assert int.from_bytes(old_file.read_bytes()[60:64], "big") == 1  # readers of before still take it
+
+
+def test_file_without_its_first_tables_is_damaged_and_not_made_whole_with_empty_ones(file):
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript("DROP TABLE ledger_record")
+    asyncio.run(create_log(f"sqlite:///{file}"))
+    with pytest.raises(Misconfigured, match="damaged: expected a table ledger_record"):
+        use(file, lambda log: log.end())
+
+
+def test_flood_under_one_key_leaves_a_small_file_and_the_newest_record(file):
+    count, value = 5000, b"x" * 400  # as large as a signed heartbeat
+
+    async def scenario(log):
+        async with aclosing(log.follow(0)) as batches:
+            await anext(batches)
+            last = asyncio.create_task(_until(batches, b"%d" % (count - 1)))
+            for number in range(count):
+                await log.append(b"%d/" % number + value, key=b"heartbeat")
+            seen = await last
+        sizes = {path.name: path.stat().st_size for path in file.parent.iterdir()}
+        kept = [record async for record in read_to_end(log)]
+        assert [(record.position, record.value) for record in kept] == [(count - 1, b"%d/" % (count - 1) + value)]
+        assert await log.end() == count
+        return seen, sizes
+
+    seen, sizes = use(file, scenario, stream=Stream.META, probe_s=60)
+    print(f"records seen while they came: {seen} of {count}; files: {sizes}")
+    assert sizes["ledger.db"] < 128 * 1024
+    # SQLite moves 1,000 pages of 4 KiB from there into the file at a time, as soon as no reader stands in their way.
+    assert sizes["ledger.db-wal"] < 8 * 1024 * 1024
+    assert file.stat().st_size < 128 * 1024
+
+
+async def _until(batches, last: bytes) -> int:
+    """Read up to the record that starts with `last`; how many there were."""
+    count = 0
+    async for batch in batches:
+        count += len(batch.records)
+        if batch.records and batch.records[-1].value.partition(b"/")[0] == last:
+            return count
+    raise AssertionError("the follower ended")
+
+
+def test_acks_of_instances_that_are_gone_are_dropped_and_those_that_live_stay(file):
+    for number in range(40):
+        use_key = b"pod-%d" % number
+        use(file, lambda log, key=use_key: log.append(key, key=key), stream=Stream.ACKS)
+    with closing(sqlite3.connect(file)) as connection, connection:
+        # The first thirty were silent for longer than an ack is kept.
+        connection.execute(
+            "UPDATE acks_record SET written_at = written_at - ? WHERE position < 30", ((ACKS_RETENTION_S + 60) * 1000,)
+        )
+
+    async def scenario(log):
+        kept = []
+        for _ in range(5):
+            await log.append(b"pod-39", key=b"pod-39")
+            kept.append([record.value async for record in read_to_end(log)])
+        return kept
+
+    kept = use(file, scenario, stream=Stream.ACKS)
+    assert [len(values) for values in kept] == [32, 24, 16, 10, 10]
+    assert kept[-1] == [b"pod-%d" % number for number in range(30, 40)]
+
+
+def test_pointers_are_kept_however_old_they_are(file):
+    use(file, lambda log: log.append(b"pointer", key=b"pointer"), stream=Stream.META)
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE meta_record SET written_at = 0")
+    use(file, lambda log: log.append(b"beat", key=b"heartbeat"), stream=Stream.META)
+
+    async def all_of(log):
+        return [record.value async for record in read_to_end(log)]
+
+    assert use(file, all_of, stream=Stream.META) == [b"pointer", b"beat"]
 
 
 def test_odd_characters_in_a_path_survive_the_url(tmp_path):

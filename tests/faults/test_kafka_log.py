@@ -8,10 +8,13 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
 
 from flaghoist.errors import LogMissing, LogTruncated, Misconfigured, OutcomeUnknown, Unavailable
-from flaghoist.log.base import RECORD_BYTES_MAX, Stream, read_to_end
+from flaghoist.log.base import RECORD_BYTES_MAX, LogRecord, Severity, Stream, read_to_end
 from flaghoist.log.location import create_log, inspect_log, open_log
 from flaghoist.log.reconnect import follow_reliably
 from tests.kafka.broker import Broker
@@ -393,3 +396,212 @@ def test_topic_that_refuses_large_records_is_told_as_misconfigured(kafka_url, br
             assert [record.value async for record in read_to_end(log)] == [b"small"]
 
     run(scenario())
+
+
+# --- streams that keep the newest record of each key ---
+
+
+def keyed_topics(url: str) -> tuple[str, str]:
+    return f"{topic_of(url)}.meta", f"{topic_of(url)}.acks"
+
+
+async def drop_before(broker: Broker, topic: str, position: int) -> None:
+    """Delete the topic's records before `position`, as retention does."""
+    async with administrator(broker) as admin:
+        await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(position)})
+
+
+def test_holes_that_compaction_leaves_are_no_loss():
+    written = 60
+
+    async def scenario(broker: Broker, url: str):
+        await create_log(url)
+        async with administrator(broker) as admin:  # the settings of `create`, in fractions of a second
+            quick = {"cleanup.policy": "compact", "segment.ms": "50", "max.compaction.lag.ms": "50"}
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, f"{topic_of(url)}.meta", quick)])
+        async with open_log(url, probe_s=0.5)(Stream.META) as log, aclosing(log.follow(0)) as batches:
+            assert (await anext(batches)).at_end
+            await log.append(b"pointer", key=b"pointer")
+            live: list[bytes] = []
+            for number in range(written):
+                await log.append(b"beat/%d" % number, key=b"heartbeat")
+                while not live or live[-1] != b"beat/%d" % number:
+                    live += [record.value for record in (await anext(batches)).records]
+            assert live == [b"pointer", *(b"beat/%d" % number for number in range(written))]
+            # Only a write closes the segment before it; the cleaner comes by ten times a second.
+            kept: list[LogRecord] = []
+            async with asyncio.timeout(60):
+                while not 0 < len(kept) < written // 3:
+                    await log.append(b"beat/last", key=b"heartbeat")
+                    kept = [record async for record in read_to_end(log)]
+            assert kept[0] == LogRecord(0, b"pointer")
+            assert kept[1].position > 1, "there is a hole"
+            assert kept[-1].value == b"beat/last"
+            end = await log.end()
+            for start in range(end + 1):  # in a hole, at its edges, and at the end
+                found = [record async for record in read_to_end(log, start)]
+                assert [record.position for record in found] == sorted({record.position for record in found})
+                assert (found[-1].value == b"beat/last") if start < end else (found == [])
+            with pytest.raises(LogTruncated):
+                await anext(log.follow(end + 1))
+            while (await anext(batches)).next_position < end:  # the follower of the beginning is still there
+                pass
+            return len(kept), end
+
+    with Broker(log_cleaner_backoff_ms="100") as broker:
+        kept, end = run(scenario(broker, broker.url("flags")))
+    print(f"{kept} records are kept of {end}")
+
+
+def test_reader_of_a_keyed_stream_passes_over_what_retention_dropped(url, broker):
+    _, acks = keyed_topics(url)
+
+    async def scenario():
+        async with open_log(url)(Stream.ACKS) as log:
+            for number in range(6):
+                await log.append(b"%d" % number, key=b"%d" % number)
+            await drop_before(broker, acks, 4)
+            for start, found in ((0, [b"4", b"5"]), (2, [b"4", b"5"]), (5, [b"5"]), (6, [])):
+                assert [record.value async for record in read_to_end(log, start)] == found
+            await drop_before(broker, acks, 6)
+            assert [record.value async for record in read_to_end(log, 2)] == []
+            await log.append(b"6", key=b"6")
+            assert [record.value async for record in read_to_end(log, 2)] == [b"6"]
+
+    run(scenario())
+
+
+def test_reader_of_the_ledger_takes_what_retention_dropped_for_a_loss(url, broker):
+    async def scenario():
+        async with open_log(url)(Stream.LEDGER) as log:
+            for number in range(6):
+                await log.append(b"%d" % number)
+            await drop_before(broker, topic_of(url), 4)
+            with pytest.raises(LogTruncated, match="starts at 4"):
+                await anext(log.follow(2))
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("stream", [Stream.ACKS, Stream.INBOX])
+def test_reader_that_retention_overtakes_goes_on_where_the_keyed_stream_starts_now(url, broker, stream):
+    topic, count = f"{topic_of(url)}.{stream.value}", 12
+
+    async def scenario():
+        async with open_log(url, probe_s=0.5)(stream) as log, aclosing(log.follow(0)) as batches:
+            assert (await anext(batches)).at_end
+            # Each fetch has room for two of these, and no more than two fetches are ahead of who reads.
+            for number in range(count):
+                await log.append(b"%d/" % number + b"x" * 900_000, key=b"%d" % number if stream.keyed else None)
+            await drop_before(broker, topic, count - 1)
+            found: list[bytes] = []
+            async with asyncio.timeout(20):
+                while b"%d" % (count - 1) not in found:
+                    found += [record.value.partition(b"/")[0] for record in (await anext(batches)).records]
+            assert len(found) < count, "nothing was dropped before it was read"
+            assert found == sorted(found, key=int)
+            await log.append(b"after", key=b"after")
+            while not (records := (await anext(batches)).records):
+                pass
+            assert [record.value for record in records] == [b"after"]
+
+    if stream.keyed:
+        run(scenario())
+    else:
+        with pytest.raises(LogTruncated, match="holds nothing at position"):
+            run(scenario())
+
+
+def test_records_of_others_under_our_key_hide_ours_until_the_next(url, broker):
+    meta, _ = keyed_topics(url)
+
+    async def scenario():
+        async with open_log(url)(Stream.META) as log:
+            await log.append(b"beat 1", key=b"heartbeat")
+            async with producer(broker) as intruder:
+                await intruder.send_and_wait(meta, None, key=b"heartbeat", partition=0)
+                await intruder.send_and_wait(meta, b"junk", key=b"heartbeat", partition=0)
+                with pytest.raises(KafkaError):
+                    await intruder.send_and_wait(meta, b"junk", partition=0)  # without a key nothing is compacted
+            await log.append(b"beat 2", key=b"heartbeat")
+            assert [record.value async for record in read_to_end(log)] == [b"beat 1", b"", b"junk", b"beat 2"]
+
+    run(scenario())
+
+
+def test_made_anew_keyed_topic_is_not_taken_for_the_old_one(url, broker):
+    meta, _ = keyed_topics(url)
+
+    async def scenario():
+        async with open_log(url, probe_s=0.3, answer_s=5.0)(Stream.META) as log, aclosing(log.follow(0)) as batches:
+            for _ in range(3):
+                await log.append(b"old", key=b"heartbeat")
+            while (await anext(batches)).next_position < 3:
+                pass
+            async with administrator(broker) as admin:
+                await admin.delete_topics([meta])
+                while meta in await admin.list_topics():
+                    await asyncio.sleep(0.05)
+            await create_log(url)
+            with pytest.raises(LogTruncated):
+                async for _ in batches:
+                    pass
+
+    run(scenario())
+
+
+def test_ledger_made_before_there_were_keyed_streams_gets_them_by_creating_it_again(url, broker):
+    async def scenario():
+        async with open_log(url)(Stream.LEDGER) as log:
+            await log.append(b"kept")
+        async with administrator(broker) as admin:
+            await admin.delete_topics(list(keyed_topics(url)))
+            while set(keyed_topics(url)) & set(await admin.list_topics()):
+                await asyncio.sleep(0.05)
+        for stream in (Stream.META, Stream.ACKS):
+            with pytest.raises(LogMissing, match=f"no topic .*{stream.value}") as missing:
+                async with open_log(url)(stream):
+                    pass
+            assert "`flaghoist init` again" in missing.value.hint
+        found = {finding.where: finding for finding in await inspect_log(url)}
+        assert set(found) == set(keyed_topics(url))
+        for finding in found.values():
+            assert (finding.setting, finding.got, finding.severity) == ("topic", "missing", Severity.ERROR)
+            assert "`flaghoist init` again" in finding.hint
+        await create_log(url)
+        assert await inspect_log(url) == []
+        async with open_log(url)(Stream.LEDGER) as log:
+            assert [record.value async for record in read_to_end(log)] == [b"kept"]
+
+    run(scenario())
+
+
+def test_keyed_topic_that_deletes_by_age_is_refused_and_slow_compaction_is_a_warning(kafka_url, broker):
+    url = kafka_url()
+    meta, acks = keyed_topics(url)
+    a_day = str(24 * 3600 * 1000)
+
+    async def scenario():
+        async with administrator(broker) as admin:
+            await admin.create_topics(
+                [
+                    NewTopic(meta, 1, 1, topic_configs={"cleanup.policy": "delete", "segment.ms": "1000"}),
+                    NewTopic(acks, 1, 1, topic_configs={"cleanup.policy": "delete,compact", "retention.ms": a_day}),
+                ]
+            )
+        with pytest.raises(Misconfigured, match=r"cleanup\.policy: expected compact, got delete"):
+            await create_log(url)
+        async with administrator(broker) as admin:
+            settings = {"cleanup.policy": "compact", "segment.ms": "1000"}
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, meta, settings)])
+        await create_log(url)
+        return await inspect_log(url)
+
+    found = {(finding.where, finding.setting): finding for finding in run(scenario())}
+    assert {where for where, _ in found} == {meta, acks}
+    assert {finding.severity for finding in found.values()} == {Severity.WARNING}
+    assert found[acks, "segment.ms"].got == "604800000"
+    assert found[meta, "min.cleanable.dirty.ratio"].got == "0.5"
+    assert (meta, "segment.ms") not in found, "shorter than asked for does as well"
+    assert (acks, "cleanup.policy") not in found, "the order of the two says nothing"
+    assert (acks, "retention.ms") not in found
