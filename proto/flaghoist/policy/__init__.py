@@ -9,6 +9,7 @@ from flaghoist.policy.document import BadPolicy
 from flaghoist.policy.grammar import PolicyNotUnderstood
 from flaghoist.policy.people import APPROVALS_RULE, Missing, PolicyRefused
 from flaghoist.policy.policy import NO_POLICY, Explanation, Match, Policy
+from flaghoist.policy.publication import PastChange
 from flaghoist.policy.rule import EmergencyPolicy, Rule
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Explanation",
     "Match",
     "Missing",
+    "PastChange",
     "Policy",
     "PolicyNotUnderstood",
     "PolicyRefused",

@@ -34,6 +34,7 @@ APPROVALS_MAX: Final = 16  # as many as an entry carries (codec.APPROVALS_MAX)
 CHANGES_MAX: Final = 100_000
 TEXT_CHARS_MAX: Final = 500
 SPAN_DAYS_MAX: Final = 3660
+YEAR_MIN, YEAR_MAX = 2000, 2999  # what every zone's arithmetic can hold
 
 DAY_MS: Final = 86_400_000
 _UNITS_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": DAY_MS, "w": 7 * DAY_MS}
@@ -439,10 +440,13 @@ class _Reader:
         if (found := self.matched(_MOMENT, node, path, wanted)) is None:
             return None
         try:
-            return datetime.fromisoformat(f"{found[1]} {found[2]}")
+            moment = datetime.fromisoformat(f"{found[1]} {found[2]}")
         except ValueError:
+            moment = datetime.min
+        if not YEAR_MIN <= moment.year <= YEAR_MAX:
             self.want(node, path, wanted)
             return None
+        return moment
 
     def weekly(self, node: Node, path: str) -> tuple[int, int] | None:
         wanted = f'a weekly span as "Fri 16:00 - Mon 08:00", with days {", ".join(WEEKDAYS)}'

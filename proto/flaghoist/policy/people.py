@@ -15,6 +15,7 @@ from flaghoist.values import Person
 # What an entry's `policy` names without a policy: the root's own threshold.
 APPROVALS_RULE: Final = "approvals"
 ALLOWED_BY_CHARS_MAX: Final = 200  # what an entry's `policy` may hold (codec.TITLE_CHARS_MAX)
+FAULTS_SHOWN_MAX: Final = 20
 _PEOPLE_SHOWN_MAX: Final = 8
 
 
@@ -27,6 +28,19 @@ class PolicyRefused(NotApproved):
     def __init__(self, rule: str, requirement: str, message: str, *, hint: str | None = None) -> None:
         super().__init__(f"rule {rule!r}: {requirement}: {message}", hint=hint)
         self.rule, self.requirement = rule, requirement
+
+    @classmethod
+    def of(cls, faults: Sequence["PolicyRefused"]) -> "PolicyRefused":
+        """Return one error that tells all faults; it names the rule and the requirement of the first."""
+        first = faults[0]
+        if len(faults) == 1:
+            return first
+        whole = cls(first.rule, first.requirement, "", hint="; ".join(dict.fromkeys(fault.hint for fault in faults)))
+        told = list(map(str, faults[:FAULTS_SHOWN_MAX]))
+        if len(faults) > len(told):
+            told.append(f"and {len(faults) - len(told)} more")
+        whole.args = (f"{len(faults)} faults:\n  " + "\n  ".join(told),)
+        return whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,19 @@ from typing import Final
 from flaghoist.policy import grammar
 from flaghoist.policy.change import Change, ChangeKind
 from flaghoist.policy.document import Items, read_document
+from flaghoist.policy.freeze import Zones, system_zone
 from flaghoist.policy.people import (
     APPROVALS_RULE,
     Missing,
+    PolicyRefused,
     allowed_by,
     check_people,
     missing_approvals,
 )
+from flaghoist.policy.publication import PastChange, publication_faults
 from flaghoist.policy.rule import EmergencyPolicy, Facts, Rule, When, facts_of, first_matching
-from flaghoist.values import LogId, Person
+from flaghoist.records import Proposal
+from flaghoist.values import LogId, Person, ProposalKind
 
 _BUILT_IN: Final = Rule(APPROVALS_RULE, 0, When())
 _TOUCHED_KINDS: Final = frozenset({ChangeKind.ROLLOUT})
@@ -132,6 +136,80 @@ class Policy:
         rules = self.rules_for(changes, log_id)
         check_people(rules, requester=requester, approvers=approvers, root_threshold=root_threshold)
         return f"{APPROVALS_RULE}>={root_threshold}" if self.built_in else allowed_by(rules)
+
+    def publication_faults(
+        self,
+        changes: Sequence[Change],
+        *,
+        proposal: Proposal,
+        at_ms: int,
+        history: Sequence[PastChange],
+        zones: Zones = system_zone,
+    ) -> list[PolicyRefused]:
+        """Return everything for which `allow_publication` would refuse, one by one: what proposers are told early.
+
+        Raises:
+            ZoneMissing: no data of a freeze's zone.
+        """
+        if self.built_in or proposal.kind is ProposalKind.EMERGENCY:
+            return []
+        decided: dict[Rule, list[Change]] = {}
+        for explanation in self.explain(changes, proposal.log_id):
+            for rule in explanation.rules:
+                decided.setdefault(rule, []).append(explanation.change)
+        in_order = [(rule, decided[rule]) for rule in self.rules if rule in decided]
+        return list(publication_faults(in_order, proposal=proposal, at_ms=at_ms, history=history, zones=zones))
+
+    def allow_publication(
+        self,
+        changes: Sequence[Change],
+        *,
+        proposal: Proposal,
+        at_ms: int,
+        history: Sequence[PastChange],
+        zones: Zones = system_zone,
+    ) -> None:
+        """Refuse what a publisher must not publish now, though the right people stand behind it.
+
+        An emergency is never refused here: nothing may hold up a kill.
+
+        Args:
+            at_ms: the publisher's clock, Unix milliseconds.
+            history: what was published before; as far back as the longest budget (`budget_ms`) is enough.
+            zones: time zones by name; this machine's.
+
+        Raises:
+            PolicyRefused: naming the rule and which of its requirements; of several faults, all in one text.
+            ZoneMissing: no data of a freeze's zone.
+        """
+        faults = self.publication_faults(changes, proposal=proposal, at_ms=at_ms, history=history, zones=zones)
+        if faults:
+            raise PolicyRefused.of(faults)
+
+    @property
+    def budget_ms(self) -> int:
+        """How far back the longest budget looks, in milliseconds; 0 when there is none."""
+        return max((rule.budget.per_ms for rule in self.rules if rule.budget is not None), default=0)
+
+    def check_against(
+        self,
+        people: Collection[Person],
+        root_threshold: int,
+        *,
+        requesters: Collection[Person] | None = None,
+        approvers: Collection[Person] | None = None,
+    ) -> list[str]:
+        """Return warnings about the policy under a root: people it does not list, rules that nobody can satisfy.
+
+        Args:
+            people: whom the root lists, in any role.
+            requesters: who may propose; None: all people.
+            approvers: who may approve; None: all people.
+        """
+        from flaghoist.policy.lint import people_findings
+
+        found = people_findings(self, people, root_threshold, requesters=requesters, approvers=approvers)
+        return [str(finding) for finding in found]
 
 
 NO_POLICY: Final = Policy("", {}, {}, (_BUILT_IN,), EmergencyPolicy())

@@ -189,6 +189,33 @@ class Rule:
     # Where the fields of this rule stand, by name.
     lines: dict[str, int] = field(default_factory=dict, compare=False, repr=False, hash=False)
 
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """What it asks for, a line each, as people read it; nothing for a rule that asks for nothing of its own."""
+        if self.refuse is not None:
+            return (f"allows nothing: {self.refuse}",)
+        told = [] if self.propose is None else [f"proposed by {self.propose_label}"]
+        told += [f"{ask.count} approval{'s' * (ask.count > 1)} from {ask.label}" for ask in self.approvals]
+        if self.require:
+            told.append(f"with {', '.join(self.require)}")
+        if self.naming is not None:
+            told.append(f"new names like {self.naming.expression}")
+        if self.expires_within_ms is not None:
+            told.append(f"expires within {_span(self.expires_within_ms)}")
+        if self.ramp_step is not None:
+            told.append(f"moves at most {self.ramp_step} % of users")
+        told += [f"not during {freeze.name} ({freeze.zone})" for freeze in self.freeze]
+        if self.budget is not None:
+            told.append(f"at most {self.budget.changes} in {_span(self.budget.per_ms)}")
+        return tuple(told)
+
+
+def _span(ms: int) -> str:
+    for unit, size_ms in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000)):
+        if ms % size_ms == 0:
+            return f"{ms // size_ms}{unit}"
+    return f"{ms // 1000}s"
+
 
 def first_matching(rules: Iterable[Rule], facts: Facts, kinds: frozenset[ChangeKind]) -> list[Rule]:
     """Return the rules that decide: for each kind the first that matches, in their order."""
