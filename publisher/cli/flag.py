@@ -1,7 +1,7 @@
 """`flaghoist flag` and `flaghoist history`: the flags as the ledger has them, and how they came to be so."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import click
@@ -93,10 +93,7 @@ def evaluate_flag(work: Workspace, key: str, contexts: tuple[str, ...]) -> Exit:
       flaghoist flag eval newCheckout --context targetingKey=u7 --context '{"plan": {"tier": 2}}'
       flaghoist flag eval newCheckout --context @context.json
     """
-    merged: dict[str, Json] = {}
-    for text in contexts:
-        merged |= _context(text)
-    context = normalised(merged)
+    context = normalised(merged_context(contexts))
     reading = read(work)
     _refuse_unknown(reading, key)
     answer = evaluate(reading.snapshot.view, key, context, now_s=work.now_ms() // 1000)
@@ -165,6 +162,18 @@ def _refuse_unknown(reading: Reading, key: str) -> None:
     if key not in reading.snapshot.view.flags:
         reading.find_flag(key)  # raises UnknownFlag with keys that look alike
         raise click.UsageError(f"{key}: want the key of a served flag, without its source")
+
+
+def merged_context(texts: Iterable[str]) -> dict[str, Json]:
+    """Return the context that several --context options make: JSON, @FILE or K=V each, later ones win.
+
+    Raises:
+        click.UsageError, Refused: one of them is none of these.
+    """
+    merged: dict[str, Json] = {}
+    for text in texts:
+        merged |= _context(text)
+    return merged
 
 
 def _context(text: str) -> Mapping[str, Json]:
