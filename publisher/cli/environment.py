@@ -19,7 +19,7 @@ from flaghoist.records import RoleGrant, RootKey, RootRecord, RootUpdate
 from flaghoist.root import FIRST_VERSION, Root
 from flaghoist.signing import seal
 from flaghoist.targeting import Fractional
-from flaghoist.values import Person, Role, Seq
+from flaghoist.values import KeyId, Person, Role, Seq
 from publisher.cli import workspace
 from publisher.cli.desk import Exit, Interrupted
 from publisher.cli.key import person_of
@@ -30,6 +30,7 @@ from publisher.journal import Journal
 from publisher.keys import Card, HeldKey, check_passphrase, read_card, unlock
 from publisher.reader import LedgerReader
 from publisher.sequencer import Sequencer
+from publisher.signers.keyring import KeyAtHand, UnlockedKey, is_elsewhere
 
 PUBLISHER_KEY: Final = "publisher"
 SOLO_LOG_ID: Final = "solo"
@@ -51,10 +52,10 @@ class AlreadyBegun(Refused):
               help="Card of somebody who may propose and approve; once for each.")  # fmt: skip
 @click.option("--approvals", type=click.IntRange(0), default=1, show_default=True,
               help="How many other people must approve a change.")  # fmt: skip
-@click.option("--publisher", "publisher_card", type=click.Path(path_type=Path), metavar="FILE.pub",
-              help="Card of the publisher's key; default: a key named `publisher` is made here.")  # fmt: skip
-@click.option("--sign-with", multiple=True, metavar="NAME",
-              help="Members' keys that sign the root; default: all members' keys that are here.")  # fmt: skip
+@click.option("--publisher", "publisher_name", metavar="FILE.pub|URI",
+              help="Card of the publisher's key, or its URI (hsm:…); default: a key named `publisher` is made here.")  # fmt: skip
+@click.option("--sign-with", multiple=True, metavar="NAME|URI",
+              help="Members' keys that sign the root; default: all that are here or in the SSH agent.")  # fmt: skip
 @click.option("--expires-days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Life of the root.")
 @click.option("--fractional", type=click.Choice([f.value for f in Fractional]), default=Fractional.V2.value,
               show_default=True, help="How `fractional` buckets; never changes in a ledger's life.")  # fmt: skip
@@ -67,7 +68,7 @@ def init(
     url: str | None,
     members: tuple[Path, ...],
     approvals: int,
-    publisher_card: Path | None,
+    publisher_name: str | None,
     sign_with: tuple[str, ...],
     expires_days: int,
     fractional: str,
@@ -87,7 +88,7 @@ def init(
       flaghoist init --solo --person ada@example.org
     """
     if solo:
-        if members or publisher_card or sign_with or not person:
+        if members or publisher_name or sign_with or not person:
             raise click.UsageError(
                 "--solo goes with --person PERSON, and without --member, --publisher and --sign-with"
             )
@@ -106,9 +107,7 @@ def init(
     else:
         cards = [read_card(path) for path in members]
         signers = parts.signing_cards(cards, sign_with)
-        publisher = (
-            read_card(publisher_card) if publisher_card else parts.own_card(PUBLISHER_KEY, Person(PUBLISHER_KEY))
-        )
+        publisher = parts.publisher_card(publisher_name)
         parts.want_here(publisher)
     expires_at = work.now_ms() + days_ms(expires_days)
     record = RootRecord(
@@ -162,8 +161,20 @@ class _Parts:
     def __init__(self, work: Workspace) -> None:
         self._work = work
         self._keys = work.home.keys
-        self._names = {card.key_id: name for name, card in self._keys.cards()}
-        self._held: dict[str, HeldKey] = {}
+        self._at_hand: dict[KeyId | None, KeyAtHand] = {key.key_id: key for key in work.keyring.of_files()}
+        self._held: dict[KeyId, UnlockedKey] = {}
+
+    def publisher_card(self, name: str | None) -> Card:
+        """Return the publisher's card: in that file, or of the key at that URI; of one made here when none is named."""
+        if name is None:
+            return self.own_card(PUBLISHER_KEY, Person(PUBLISHER_KEY))
+        if not is_elsewhere(name):
+            return read_card(Path(name))
+        key = self._work.keyring.named(name)
+        assert key.algorithm is not None  # noqa: S101 — only a key in a file may lack its card
+        assert key.public is not None  # noqa: S101
+        self._at_hand[key.key_id] = key
+        return Card(Person(PUBLISHER_KEY), key.algorithm, key.public)
 
     def own_card(self, name: str, person: Person) -> Card:
         """Return the card of a key of this machine; it is made when there is none of that name."""
@@ -181,36 +192,42 @@ class _Parts:
         passphrase = self._work.new_passphrase(name)
         check_passphrase(passphrase)
         card = self._keys.create(name, person, passphrase)
-        self._names[card.key_id] = name
-        self._held[name] = unlock(self._keys.path(name), lambda: passphrase)
+        self._at_hand[card.key_id] = self._work.keyring.named(name)
+        self._held[card.key_id] = unlock(self._keys.path(name), lambda: passphrase)
         self._work.desk.say(f"made the key {name!r} for {person}: {self._keys.path(name)}")
         return card
 
     def signing_cards(self, cards: Sequence[Card], sign_with: Sequence[str]) -> list[Card]:
         """Return the members' cards whose keys sign the root."""
-        here = {self._names[card.key_id]: card for card in cards if card.key_id in self._names}
-        if strangers := set(sign_with) - set(here):
-            raise click.UsageError(f"--sign-with {', '.join(sorted(strangers))}: want members' keys of this machine")
+        self._at_hand |= {key.key_id: key for key in self._work.keyring.of_agent(cards)}
+        if sign_with:
+            named = {key.key_id: key for key in map(self._work.keyring.named, sign_with)}
+            if strangers := set(named) - {card.key_id for card in cards}:
+                names = ", ".join(sorted(named[key_id].name for key_id in strangers))
+                raise click.UsageError(f"--sign-with {names}: want members' keys of this machine")
+            self._at_hand |= named
+            return [card for card in cards if card.key_id in named]
+        here = [card for card in cards if card.key_id in self._at_hand]
         if not here:
             raise Misconfigured(
                 "no member's private key is here, and the root must be signed by at least one member",
                 hint="run this where a member's key is, or make one with `flaghoist key new`",
             )
-        return [here[name] for name in (sign_with or here)]
+        return here
 
     def want_here(self, card: Card) -> None:
         """Refuse a publisher's card whose private half is elsewhere: it must sign the first entry now."""
-        if card.key_id not in self._names and not self._work.dry_run:
+        self._at_hand |= {key.key_id: key for key in self._work.keyring.of_agent([card])}
+        if card.key_id not in self._at_hand and not self._work.dry_run:
             raise Misconfigured(
                 f"the publisher's key {card.key_id} ({card.person}) is not here, and it must sign the first entry",
-                hint="run `flaghoist init` on the machine that publishes",
+                hint="run `flaghoist init` on the machine that publishes; name a key in an HSM or KMS by its URI",
             )
 
-    def unlock(self, card: Card) -> HeldKey:
-        name = self._names[card.key_id]
-        if name not in self._held:
-            self._held[name] = unlock(self._keys.find(name), lambda: self._work.passphrase(name))
-        return self._held[name]
+    def unlock(self, card: Card) -> UnlockedKey:
+        if card.key_id not in self._held:
+            self._held[card.key_id] = self._at_hand[card.key_id].open()
+        return self._held[card.key_id]
 
     def root(self, record: RootRecord, signers: Sequence[Card], path: Path) -> Root:
         """Return the signed root; that of an earlier, unfinished run if there is one, so that a rerun finishes it."""
@@ -221,7 +238,7 @@ class _Parts:
         return root
 
 
-async def _begin(work: Workspace, root: Root, ledger: str, signer: HeldKey) -> int:
+async def _begin(work: Workspace, root: Root, ledger: str, signer: UnlockedKey) -> int:
     """Make the log and append its first entry, unless an earlier run has; return the head's seq.
 
     Raises:

@@ -126,5 +126,10 @@ class Keyring:
         return KeyAtHand(name, Holder.SSH_AGENT, opened, AgentKey.algorithm, public)
 
 
+def is_elsewhere(name: str) -> bool:
+    """Say whether a key's name is that of an agent's, a device's or a service's, and not of a file."""
+    return name.startswith(agent.SCHEME) or securesystems.is_uri(name)
+
+
 def _ssh_keys(keys: Iterable[RootKey | Card]) -> list[RootKey | Card]:
     return [key for key in keys if key.algorithm is Algorithm.SSHSIG_ED25519]
