@@ -53,7 +53,7 @@ class AlreadyBegun(Refused):
 @click.option("--approvals", type=click.IntRange(0), default=1, show_default=True,
               help="How many other people must approve a change.")  # fmt: skip
 @click.option("--publisher", "publisher_name", metavar="FILE.pub|URI",
-              help="Card of the publisher's key, or its URI (hsm:…); default: a key named `publisher` is made here.")  # fmt: skip
+              help="The publisher's key: its card, or a URI (hsm:…); default: `publisher` is made here.")  # fmt: skip
 @click.option("--sign-with", multiple=True, metavar="NAME|URI",
               help="Members' keys that sign the root; default: all that are here or in the SSH agent.")  # fmt: skip
 @click.option("--expires-days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Life of the root.")
