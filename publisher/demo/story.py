@@ -159,7 +159,7 @@ async def _publish_and_time(stage: Stage, proposal: str, watching: Sequence[Clie
 
 async def _audit(stage: Stage) -> Any:
     stage.step("The audit: who asked, who approved, what changed, verified from the first entry.")
-    log = await stage.run("audit", "log")
+    log = await stage.run("audit", "log", "--reverse")
     for entry in log:
         approvers = ", ".join(entry["approvers"])
         people = f"{entry['requester']} asked, {approvers} approved: {entry['title']}" if approvers else "the root"

@@ -148,8 +148,8 @@ def test_a_deleted_flag_can_be_made_again(team: Team, tmp_path: Path) -> None:
 
 def test_audit_log_tells_who_asked_and_who_approved(team: Team, tmp_path: Path) -> None:
     team.imported(write_flags(tmp_path / "flags.json"))
-    entries = team.ada.ok("audit", "log", "--json").document
-    assert [entry["what"] for entry in entries] == ["root", "release"]
+    entries = team.ada.ok("audit", "log", "--reverse", "--json").document
+    assert [entry["kind"] for entry in entries] == ["root", "change"]
     assert entries[1]["requester"] == "ada@example.org"
     assert entries[1]["approvers"] == ["grace@example.org"]
 
