@@ -296,7 +296,7 @@ def _tell(
     for proposal, _ in proposals:
         work.desk.say(f"proposed: {proposal.title}; it may wait until {moment(proposal.expires_at)}")
     named = [str(out) for out in outs] or ids
-    if work.root.grant(Role.APPROVER).threshold:
+    if (work.in_force or work.root).grant(Role.APPROVER).threshold:
         work.desk.next_step(
             f"ask somebody else to run `flaghoist approve {named[0]}`" + (" (and the others)" * (len(named) > 1))
         )

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from flaghoist.codec import ROOT
 from flaghoist.errors import LogMissing, WrongRoot
 from flaghoist.ledger import Ledger
-from flaghoist.log.base import OpenLog, Stream, read_to_end
-from flaghoist.root import Root
+from flaghoist.log.base import Log, OpenLog, Stream, read_to_end
+from flaghoist.root import FIRST_VERSION, Root
+from flaghoist.root_chain import RootUnknown, beginning
 from flaghoist.snapshot import Snapshot
 from flaghoist.values import Seq, Source, StateId
 from publisher.cli.desk import Interrupted
@@ -59,26 +61,59 @@ class Reading:
         return served.source if served is not None else None
 
 
-def read(work: Workspace, *, inbox: bool = False) -> Reading:
-    """Return the ledger of this workspace, read to its end.
+def read(work: Workspace, *, inbox: bool = False, through_quarantine: bool = False) -> Reading:
+    """Return the ledger of this workspace, read to its end; from then on its root in force is the workspace's.
+
+    Args:
+        through_quarantine: as for LedgerReader.
 
     Raises:
         Misconfigured, LogMissing: there is nothing to read.
         WrongRoot: it is the ledger of another environment.
+        RootUnknown: it does not state the pinned root, or ends before it.
         BrokenChain, NotUnderstood: it cannot be followed to its end.
         Unavailable: the log.
     """
-    return asyncio.run(_read(work.open_log, work.root, work.environment.ledger, inbox=inbox))
+    reading = asyncio.run(
+        read_ledger(
+            work.open_log, work.root, work.environment.ledger, inbox=inbox, through_quarantine=through_quarantine
+        )
+    )
+    work.in_force = reading.root
+    return reading
 
 
-async def _read(open_log: OpenLog, root: Root, url: str, *, inbox: bool) -> Reading:
+async def read_ledger(
+    open_log: OpenLog, trusted: Root, url: str, *, inbox: bool = False, through_quarantine: bool = False
+) -> Reading:
+    """Return the ledger that a root of any version leads to; raises as `read`."""
     async with open_log(Stream.LEDGER) as log:
-        reader = LedgerReader(log, Ledger(root))
+        reader = LedgerReader(log, await begun_ledger(log, trusted), through_quarantine=through_quarantine)
         await reader.catch_up()
     check_begun(reader, url)
+    check_reached(reader, trusted)
     if not inbox:
         return Reading(reader)
     return Reading(reader, await _records(open_log))
+
+
+async def begun_ledger(log: Log, trusted: Root) -> Ledger:
+    """Return an empty ledger that begins with the first root of the chain that leads to a trusted one.
+
+    Raises:
+        RootUnknown: the log does not state that root, or one before it.
+        Unavailable: the log.
+    """
+    if trusted.version == FIRST_VERSION:
+        return Ledger(trusted)
+    begun = beginning(trusted.sha256, await records_with_roots(log))
+    return Ledger(begun.root, begun.pinned)
+
+
+async def records_with_roots(log: Log) -> list[bytes]:
+    """Return the records that may state a root, untrusted: so few that memory does not grow with the ledger."""
+    mark = ROOT.payload_type.encode()
+    return [record.value async for record in read_to_end(log) if mark in record.value]
 
 
 async def _records(open_log: OpenLog) -> list[bytes]:
@@ -105,6 +140,20 @@ def check_begun(reader: LedgerReader, url: str) -> None:
     raise WrongRoot(
         expected=f"{root.sha256.hex()} ({root.log_id})", got=f"{count} records without it: {dropped.refusal}"
     )
+
+
+def check_reached(reader: LedgerReader, trusted: Root) -> None:
+    """Refuse a ledger that ends before the trusted root is in force: what it says then is out of date.
+
+    Raises:
+        RootUnknown: so it is.
+    """
+    if not reader.ledger.at_pinned_root:
+        raise RootUnknown(
+            f"root version {trusted.version} ({trusted.sha256.hex()}): want it in force, "
+            f"got a ledger that ends at seq {reader.ledger.head.seq} with version {reader.ledger.root.version}",
+            hint="the log withholds entries, or was cut: read it from another broker, and see `flaghoist doctor`",
+        )
 
 
 def send(work: Workspace, records: Sequence[bytes]) -> None:

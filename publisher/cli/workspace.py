@@ -44,6 +44,7 @@ class Workspace:
     passphrase_file: Path | None = None
     passphrase_fd: int | None = None
     dry_run: bool = False
+    in_force: Root | None = None  # the ledger's root, once it was read; the pinned one may be an earlier version
     _passphrase: bytes | None = field(default=None, repr=False)
 
     @functools.cached_property
@@ -87,7 +88,7 @@ class Workspace:
 
     @functools.cached_property
     def root(self) -> Root:
-        """The pinned root.
+        """The pinned root, of any version: where trust begins.
 
         Raises:
             Misconfigured: its file cannot be read or used.
@@ -121,14 +122,14 @@ class Workspace:
         it is taken, so that one person may both propose as themselves and run the publisher.
 
         Args:
-            root: who may do what; by default the pinned one.
+            root: who may do what; by default the one in force, or the pinned one while no ledger was read.
 
         Raises:
             Misconfigured: none here, or several to choose from.
             WrongRole: the one named by --key lacks the role.
             Refused, Unavailable: whoever holds the named key does not say what its public half is.
         """
-        root = root or self.root
+        root = root or self.in_force or self.root
         if self.key_option is not None:
             chosen = self.keyring.named(self.key_option, root.record.keys)
             if chosen.key_id is not None:
@@ -162,7 +163,7 @@ class Workspace:
             WrongRole: the root does not give it that role.
         """
         held = chosen.open()
-        return held, _check_role(root or self.root, held.key_id, role, chosen.name)
+        return held, _check_role(root or self.in_force or self.root, held.key_id, role, chosen.name)
 
     def _agent_said(self, root: Root, role: Role) -> str:
         """Return what there is to say of the SSH agent when no key was found: nothing, where no SSH key would do."""
