@@ -19,6 +19,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "init": ("publisher.cli.environment:init", "Make a ledger and its root, and pin it on this machine."),
     "key": ("publisher.cli.key:key", "Make and show keys."),
     "root": ("publisher.cli.environment:root", "Show and pin roots: who may do what."),
+    "policy": ("publisher.cli.policy:policy", "Check, test and show policies: what a change needs."),
     "import": ("publisher.cli.propose:import_file", "Propose what a flagd file (JSON or YAML) says."),
     "propose": ("publisher.cli.propose:propose", "Propose a change of one flag."),
     "pending": ("publisher.cli.decide:pending", "List the proposals that wait."),
