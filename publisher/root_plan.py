@@ -1,4 +1,4 @@
-"""The next root, worked out before anybody signs: what it changes, in words, and what a stolen key could do then. Pure."""
+"""The next root, worked out before anybody signs: what it changes, and what a stolen key could do then. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -335,9 +335,7 @@ def concerns(root: Root, *, now_ms: int) -> list[str]:
         people = ", ".join(sorted(root.people_of(Role.ROOT)))
         found.append(f"ROOT takes one person: whoever steals one key of {people} can make a root of their own")
     elif len(root.people_of(Role.ROOT)) == root.grant(Role.ROOT).threshold:
-        found.append(
-            "ROOT takes everybody who holds it: once one of them loses their key, no root can be made any more"
-        )
+        found.append("ROOT takes everybody who holds it: once one of them loses a key, no root can be made any more")
     if root.grant(Role.APPROVER).threshold == 0 and root.policy.built_in:
         found.append(f"no change needs an approval: each of {', '.join(alone)} alone changes any flag")
     return found + _too_many_roles(root) + [f"policy: {finding}" for finding in policy_findings(root, now_ms=now_ms)]
