@@ -1,13 +1,16 @@
 """What publishes a proposal: its approvals that count, under the rule that allows it; or the reason why it may not."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from flaghoist.authorization import EMERGENCY_RULE, Authorized, authorize
+from flaghoist.changes import changes_between
+from flaghoist.codec import APPROVALS_MAX
 from flaghoist.ledger import Ledger
-from flaghoist.outcomes import Link
+from flaghoist.outcomes import Applied, Link
+from flaghoist.policy import PastChange
 from flaghoist.records import Envelope, Ratification, Release
-from flaghoist.values import ProposalKind, Role
+from flaghoist.values import Decision, ProposalKind, Role
 from publisher.inbox import Case
 
 
@@ -20,6 +23,7 @@ def release_of(ledger: Ledger, case: Case, links: Sequence[Link], *, now_ms: int
 
     Raises:
         Refused: as authorization.authorize, the fold and the policy say; a standing rejection is one of the reasons.
+        ZoneMissing: the policy has a freeze in a time zone of which this machine has no data.
     """
     if case.proposal.kind is ProposalKind.EMERGENCY:
         release = Release(case.envelope, (), EMERGENCY_RULE)
@@ -28,6 +32,14 @@ def release_of(ledger: Ledger, case: Case, links: Sequence[Link], *, now_ms: int
     authorized = authorize(ledger.root, release, at_ms=now_ms)
     after = ledger.snapshot.fold(ledger.snapshot.seq.next(), case.proposal.ops)
     rule = ledger.rule_allowing(authorized, ledger.snapshot, after, at_ms=now_ms)
+    policy = ledger.root.policy
+    if not policy.built_in:
+        policy.allow_publication(
+            changes_between(ledger.snapshot, after, case.proposal.ops),
+            proposal=case.proposal,
+            at_ms=now_ms,
+            history=tuple(_past_changes(links, since_ms=now_ms - policy.budget_ms)),
+        )
     return replace(release, policy=rule)
 
 
@@ -42,9 +54,29 @@ def ratification_of(ledger: Ledger, case: Case, *, now_ms: int) -> tuple[Ratific
     return body, ledger.ratified(ledger.unratified[case.sha256], body.approvals, at_ms=now_ms)
 
 
+def _past_changes(links: Sequence[Link], *, since_ms: int) -> Iterator[PastChange]:
+    """Yield what was published since then, the newest first; emergencies use up no budget."""
+    for link in reversed(links):
+        if not isinstance(link, Applied):
+            continue  # the time of a rejected entry says nothing
+        if link.entry.published_at <= since_ms:
+            return
+        body = link.entry.body
+        if isinstance(body, Release) and body.policy != EMERGENCY_RULE:
+            yield PastChange.of(link.entry.published_at, body.policy)
+
+
 def _approvals(ledger: Ledger, case: Case, now_ms: int) -> tuple[Envelope, ...]:
     """The statements to publish: those that have not expired; all of them, when they are too few, to say what lacks."""
     statements = [(a, e) for a, e in case.approvals if a.approver != case.proposal.requester]
     unexpired = [(a, e) for a, e in statements if a.expires_at >= now_ms]
     enough = len(unexpired) >= ledger.root.grant(Role.APPROVER).threshold
-    return tuple(e for _, e in (unexpired if enough else case.approvals))
+    chosen = unexpired if enough else list(case.approvals)
+    if len(chosen) > APPROVALS_MAX:
+        # More people stand behind it than an entry can name: rejections first, since each blocks, then those of whom
+        # the most groups of the policy ask.
+        groups = ledger.root.policy.groups.values()
+        chosen.sort(
+            key=lambda s: (s[0].decision is not Decision.REJECT, -sum(s[0].approver in people for people in groups))
+        )
+    return tuple(e for _, e in chosen[:APPROVALS_MAX])
