@@ -660,10 +660,10 @@ _TOPIC, _CLUSTER, _LITERAL, _ALLOW = 2, 4, 3, 3
 
 
 def granted() -> dict[str, list[list[str]]]:
-    """Return for each principal of the guide's table its operations on the ledger, the inbox and the cluster."""
-    section = GUIDE.read_text(encoding="utf-8").split("### 2. Topics")[1].split("\n### ")[0]
+    """Return for each principal of the guide its operations: on each topic, in order of Stream, and on the cluster."""
+    section = GUIDE.read_text(encoding="utf-8").split("| principal |")[1].split("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
-    return {row[0].split(" (")[0]: [re.findall(r"[A-Z]\w+", cell) for cell in row[1:]] for row in rows[2:]}
+    return {row[0].split(" (")[0]: [re.findall(r"[A-Z]\w+", cell) for cell in row[1:]] for row in rows[1:]}
 
 
 class Grants(CreateAclsRequest):
@@ -682,7 +682,8 @@ class Grants(CreateAclsRequest):
 
 def grant(broker: Broker, topic: str, operations: Sequence[Sequence[str]]) -> None:
     """Let everyone do this much; what a resource has no grant for stays open (see the test's broker)."""
-    resources = [(_TOPIC, topic), (_TOPIC, f"{topic}.inbox"), (_CLUSTER, "kafka-cluster")]
+    topics = [topic, *(f"{topic}.{stream.value}" for stream in Stream if stream is not Stream.LEDGER)]
+    resources = [*((_TOPIC, name) for name in topics), (_CLUSTER, "kafka-cluster")]
     grants = [
         (kind, name, what) for (kind, name), allowed in zip(resources, operations, strict=True) for what in allowed
     ]
@@ -709,13 +710,14 @@ def test_the_grants_of_the_guide_are_enough_and_no_more(kafka_broker, tmp_path):
         team = Team.begun(tmp_path / "team", ledger=broker.url("flags"))
         proposal = team.ada.ok("import", flags, "--yes").out.strip()
         # This broker's one principal is also the node itself, and grants the rest: that much it must keep.
-        grant(broker, "flags", [["Read"], [], ["Alter", "ClusterAction"]])
-        assert table["sidecars"] == table["auditors"] == [["Read"], [], []]
+        grant(broker, "flags", [["Read"], [], [], [], ["Alter", "ClusterAction"]])
+        assert table["sidecars"] == [["Read"], [], ["Read"], ["Write"], []]
+        assert table["auditors"] == [["Read"], [], [], [], []]
         with running_sidecar(team.ledger, team.ada.home / "roots" / "staging.root", tmp_path / "state") as sidecar:
             sidecar.until("ledger.reached", seq=1)
             team.grace.ok("audit", "verify")
 
-            grant(broker, "flags", [[], ["Read"], []])
+            grant(broker, "flags", [[], ["Read"], [], [], []])
             team.grace.refused("approve", proposal, "--yes", code=2)
             grant(broker, "flags", table["operators"])
             team.grace.ok("approve", proposal, "--yes")
