@@ -95,7 +95,7 @@ def make_card(work: Workspace, ssh: str | None, person: str, out: Path | None) -
         raise click.UsageError("want one of --ssh KEY and --key URI")
     if out is not None and out.exists():
         raise Misconfigured(f"--out {out}: is there already", hint="name a new file")
-    named = work.keyring.named(work.key_option or f"{SSH_SCHEME}{ssh}")
+    named = work.keyring.named(work.key_option or f"{SSH_SCHEME}{(ssh or '').removeprefix(SSH_SCHEME)}")
     if named.holder is Holder.FILE or named.algorithm is None or named.public is None:
         raise click.UsageError(
             f"--key {work.key_option}: a key in a file has its card beside it; see `flaghoist key show {named.name}`"

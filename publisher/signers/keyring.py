@@ -85,7 +85,7 @@ class Keyring:
         if ":" in name and "/" not in name.partition(":")[0]:
             schemes = ", ".join([agent.SCHEME, *(f"{scheme}:" for scheme in securesystems.EXTRAS)])
             raise Misconfigured(
-                f"key {name!r}: want a key's name, a path (with a slash in it), or one of {schemes}",
+                f"key {name.partition(':')[0]}:…: want a key's name, a path (it has a slash), or one of {schemes}",
                 hint="`flaghoist key list` shows the keys of this machine",
             )
         path = self._files.find(name)

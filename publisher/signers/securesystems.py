@@ -79,9 +79,9 @@ class KeyUri:
         """
         scheme, colon, rest = text.partition(":")
         if not colon or scheme not in EXTRAS:
-            raise Misconfigured(f"key {text!r}: want one of {', '.join(f'{known}:' for known in EXTRAS)}")
+            raise Misconfigured(f"key {scheme!r}: want one of {', '.join(f'{known}:' for known in EXTRAS)}")
         if scheme == "hsm":
-            return cls._hsm(text, rest)
+            return cls._hsm(rest)
         if scheme == "azurekms":
             host, _, path = rest.removeprefix("//").partition("/")
             parts = path.split("/")
@@ -93,24 +93,25 @@ class KeyUri:
         return cls(scheme, rest)
 
     @classmethod
-    def _hsm(cls, text: str, rest: str) -> "KeyUri":
+    def _hsm(cls, rest: str) -> "KeyUri":
         number, _, query = rest.partition("?")
+        shown = f"hsm:{number}"  # without what follows: somebody may have put a PIN there
         try:
             options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
         except ValueError as error:
-            raise Misconfigured(f"key {text!r}: want {_HSM_FORM}: {error}") from error
+            raise Misconfigured(f"key {shown!r}: want {_HSM_FORM}") from error
         if strange := set(options) - {"label", "module-path"}:
             raise Misconfigured(
-                f"key {text!r}: want label and module-path after `?`, got {', '.join(sorted(strange))}",
+                f"key {shown!r}: want label and module-path after `?`, got {', '.join(sorted(strange))}",
                 hint="a PIN is never part of a key's name: " + PIN_VARIABLE_HINT,
             )
         label, module = options.get("label"), options.get("module-path")
         if not (number.isascii() and number.isdecimal()) or (label is not None and not label):
             raise Misconfigured(
-                f"key {text!r}: want {_HSM_FORM}", hint="`pkcs11-tool --module M -O` shows IDs in hex: 0a is 10"
+                f"key {shown!r}: want {_HSM_FORM}", hint="`pkcs11-tool --module M -O` shows IDs in hex: 0a is 10"
             )
         if label is not None and len(label) > TOKEN_LABEL_CHARS_MAX:
-            raise Misconfigured(f"key {text!r}: want a label of at most {TOKEN_LABEL_CHARS_MAX} characters")
+            raise Misconfigured(f"key {shown!r}: want a label of at most {TOKEN_LABEL_CHARS_MAX} characters")
         rest = number + (f"?{urlencode({'label': label})}" if label else "")
         return cls("hsm", rest, int(number), label, Path(module) if module else None)
 
@@ -199,12 +200,12 @@ class _AskedOnce:
 
 def _prepare(uri: KeyUri, environ: Mapping[str, str]) -> None:
     """Let securesystemslib be loaded, and find its PKCS#11 module."""
-    # Its log lines repeat, on stderr, what its exceptions say.
-    logging.getLogger("securesystemslib").addHandler(logging.NullHandler())
     try:
         import securesystemslib.signer  # noqa: F401
     except ImportError as error:
         raise _missing_extra(uri) from error
+    # Its log lines repeat, on stderr, what its exceptions say.
+    logging.getLogger("securesystemslib").setLevel(logging.CRITICAL + 1)
     if uri.scheme != "hsm":
         return
     module = str(uri.module or environ.get(MODULE_VARIABLE) or "")
