@@ -139,6 +139,7 @@ def authorize(root: Root, release: Release, *, at_ms: int) -> Authorized:
 
     Raises:
         NotUnderstood: what it asks for needs a newer release of Flaghoist.
+        BadDefinition: as `check_kind`; or an emergency is dated ahead.
         SamePerson, NotApproved, Expired, SignatureRefused, Malformed, WrongLog, WrongRole: it is not allowed.
     """
     proposal = verified_proposal(root, release.proposal)
@@ -150,6 +151,14 @@ def authorize(root: Root, release: Release, *, at_ms: int) -> Authorized:
         )
     sha256 = digest(release.proposal)
     if proposal.kind is ProposalKind.EMERGENCY:
+        # Dated ahead it could wait for as long; clocks may differ by its life, so that none of them delays a kill.
+        if proposal.created_at > at_ms + EMERGENCY_LIFE_MS_MAX:
+            raise BadDefinition(
+                f"proposal {proposal.proposal_id}",
+                f"want an EMERGENCY created at most {EMERGENCY_LIFE_MS_MAX} ms after it is published at {at_ms}, "
+                f"got {proposal.created_at} (Unix ms)",
+                hint="set the clock of the machine that signed it, and kill again",
+            )
         if release.approvals:
             raise NotApproved(
                 f"proposal {proposal.proposal_id}: want an EMERGENCY without approvals, got {len(release.approvals)}",

@@ -76,7 +76,7 @@ class Heartbeats:
     """What one reader makes of the heartbeats of one ledger.
 
     Attributes:
-        newest: the heartbeat that was issued last, of those that counted when they came.
+        newest: of the heartbeats that counted when they came, the one of the latest epoch that was issued last.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -105,10 +105,16 @@ class Heartbeats:
                 raise Expired(f"heartbeat {beat.beat_no} expired at {beat.expires_at}, now {now_ms} (Unix ms)")
         except Refused as refusal:
             return Refuted(refusal)
-        if self.newest is not None and (beat.issued_at, beat.beat_no) <= (self.newest.issued_at, self.newest.beat_no):
-            return Superseded(beat)
         if proof := self._another_history(beat, data, signers):
             return proof
+        epoch = self._ledger.head.epoch
+        if beat.epoch < epoch:
+            # Whoever beats in it knows nothing of what was appended since: a publisher that others have replaced.
+            return Refuted(
+                Expired(f"heartbeat {beat.beat_no}: of epoch {beat.epoch}, which ended: {epoch} is in force")
+            )
+        if self._newest_outranks(beat, now_ms=now_ms):
+            return Superseded(beat)
         self.newest, self._signers = beat, signers
         self._ahead = (beat, data, signers) if beat.seq > self._ledger.head.seq else None
         if self._ahead is None and beat.issued_at <= now_ms + CLOCK_TOLERANCE_MS:
@@ -137,7 +143,7 @@ class Heartbeats:
         root, newest = self._ledger.root, self.newest
         if now_ms > root.record.expires_at:
             return Standing(Proof.ROOT_EXPIRED, 0)
-        if newest is None or self._signers.isdisjoint(root.grant(Role.HEARTBEAT).key_ids):
+        if newest is None or not self._still_trusted():
             return Standing(Proof.STALE, 0)
         early_ms = newest.issued_at - now_ms
         if early_ms > CLOCK_TOLERANCE_MS:
@@ -148,6 +154,17 @@ class Heartbeats:
             behind = newest.seq.number - self._ledger.head.seq.number
             return Standing(Proof.LAGGING, self._fresh_until_ms, behind=behind)
         return Standing(Proof.FRESH, self._fresh_until_ms)
+
+    def _newest_outranks(self, beat: Heartbeat, *, now_ms: int) -> bool:
+        newest = self.newest
+        if newest is None or not self._still_trusted():
+            return False
+        if newest.issued_at > now_ms + CLOCK_TOLERANCE_MS:
+            return False  # it proves nothing yet: a clock that ran ahead once must not silence what comes after it
+        return (beat.epoch, beat.issued_at, beat.beat_no) <= (newest.epoch, newest.issued_at, newest.beat_no)
+
+    def _still_trusted(self) -> bool:
+        return not self._signers.isdisjoint(self._ledger.root.grant(Role.HEARTBEAT).key_ids)
 
     def _verified(self, data: bytes) -> tuple[Heartbeat, frozenset[KeyId]]:
         envelope = decode_envelope(data)

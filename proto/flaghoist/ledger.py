@@ -5,7 +5,7 @@ table of outcomes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from flaghoist.authorization import (
@@ -59,7 +59,10 @@ _OUR_TYPES: Final = "application/vnd.flaghoist."
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The newest entry that this reader has verified."""
+    """The newest entry that this reader has verified.
+
+    `published_at` (Unix ms) is the time of the newest release or ratification: no later entry may be dated before it.
+    """
 
     seq: Seq
     entry_hash: bytes
@@ -81,7 +84,8 @@ class Ledger:
         unratified: the emergencies that people have not stood behind yet, by digest of their proposal.
         quarantined_by: proof of another history. The chain goes on, for whoever must follow it to its cure; what is
             served must not, until a root takes the forging keys' roles away.
-        stopped_by: what only a newer release understands; no more entries are taken.
+        stopped_by: what only a newer release understands. What is served stays. When it was a link of the chain, no
+            more entries are taken; else the chain goes on as in a quarantine.
     """
 
     root: Root
@@ -117,22 +121,25 @@ class Ledger:
                 self.take(outcome)
             case Forked():
                 self.quarantine(outcome)
-            case Held():
+            case Held() if self.stopped_by is None or not outcome.signers:
                 self.stopped_by = outcome
+            case Held():
+                self.stopped_by = replace(self.stopped_by, signers=self.stopped_by.signers | outcome.signers)
             case _:
                 pass
         return outcome
 
     def judge(self, data: bytes) -> Outcome:
         """Say what `receive` would return, and change nothing. This is the dry run."""
-        if self.stopped_by is not None:
+        if self.stopped_by is not None and not self.stopped_by.signers:
             return self.stopped_by
+        signers = frozenset[KeyId]()
         try:
             envelope = decode_envelope(data)
             signers = frozenset(key.key_id for key in verified_keys(envelope, self.root.keys_of(Role.PUBLISHER)))
             entry = self._publisher_entry(envelope) if signers else self._unlisted_entry(envelope)
         except NotUnderstood as refusal:
-            return Held(refusal)
+            return Held(refusal, signers)
         except Refused as refusal:
             return Dropped(refusal)
         entry_hash = digest(envelope)
@@ -181,7 +188,10 @@ class Ledger:
             return entry
         if entry.seq != self.head.seq.next() or self.head.seq == Seq(0) or not isinstance(entry.body, RootUpdate):
             raise refusal
-        following = self._successor(entry.body.root)
+        # Before anything of it is read: whoever writes to the log could else have every reader check a thousand keys.
+        if len(self.root.people_signing(Role.ROOT, entry.body.root)) < self.root.grant(Role.ROOT).threshold:
+            raise refusal
+        following = self._signed_successor(entry.body.root)
         if not verified_keys(envelope, following.keys_of(Role.PUBLISHER)):
             raise refusal
         return entry
@@ -323,10 +333,15 @@ class Ledger:
         return following
 
     def _successor(self, envelope: Envelope) -> Root:
+        following = self._signed_successor(envelope)
         try:
-            following = self.root.successor(envelope)
+            _ = following.policy
         except PolicyNotUnderstood as refusal:
-            raise NotUnderstood(f"root version {self.root.version + 1}: {refusal}", hint=refusal.hint) from refusal
+            raise NotUnderstood(f"root version {following.version}: {refusal}", hint=refusal.hint) from refusal
+        return following
+
+    def _signed_successor(self, envelope: Envelope) -> Root:
+        following = self.root.signed_successor(envelope)
         record = following.record
         wanted = self.pinned.get(following.version)
         if wanted is not None and wanted != following.sha256:
@@ -341,8 +356,9 @@ class Ledger:
     def take(self, link: Link) -> None:
         """Take a link that `judge` has just returned for the entry after the head."""
         entry = link.entry
-        # A rejected entry's time does not count: it could lie far ahead and so lock out every later entry.
-        published_at = self.head.published_at if isinstance(link, Rejected) else entry.published_at
+        # Only a time that people's expiries bound counts: a publisher key alone could date a claim years ahead, and no
+        # approval would outlive that time ever after.
+        published_at = entry.published_at if isinstance(link, Applied | Ratified) else self.head.published_at
         self.head = Head(entry.seq, link.entry_hash, entry.epoch, published_at)
         self._hashes.append(link.entry_hash)
         if not self._epoch_starts or self._epoch_starts[-1][1] != entry.epoch:
@@ -376,8 +392,10 @@ class Ledger:
 
     def _take_root(self, root: Root) -> None:
         self.root = root
-        trusted = root.grant(Role.PUBLISHER).key_ids | root.grant(Role.HEARTBEAT).key_ids
-        self._forgers &= trusted
+        publishers = root.grant(Role.PUBLISHER).key_ids
+        if self.stopped_by is not None and self.stopped_by.signers.isdisjoint(publishers):
+            self.stopped_by = None
+        self._forgers &= publishers | root.grant(Role.HEARTBEAT).key_ids
         if self.quarantined_by is not None and not self._forgers:
             self.quarantined_by = None
 

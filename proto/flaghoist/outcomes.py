@@ -107,9 +107,16 @@ class Forked:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A valid record that needs a newer release; the reader keeps its state and takes no more entries."""
+    """A valid record that needs a newer release: the reader keeps what it serves.
+
+    Attributes:
+        signers: who signed a record that shows no place in the chain. The chain goes on without it, unserved, until a
+            root takes their roles away: a stolen key must not end a ledger for good. Empty for a link of the chain,
+            after which nothing more is taken.
+    """
 
     refusal: NotUnderstood
+    signers: frozenset[KeyId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

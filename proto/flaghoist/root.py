@@ -14,7 +14,7 @@ from flaghoist.policy import Policy
 from flaghoist.records import Envelope, RoleGrant, RootKey, RootRecord
 from flaghoist.signing import check_public, digest, key_id, verified_keys
 from flaghoist.targeting import Fractional
-from flaghoist.values import KeyId, LogId, Person, Role, Seq
+from flaghoist.values import Algorithm, KeyId, LogId, Person, Role, Seq
 
 FIRST_VERSION: Final = 1
 KEYS_MAX: Final = 1000
@@ -72,11 +72,20 @@ class Root:
             WrongLog: of another environment.
             NotApproved: too few people of this root, or of the next one, have signed it.
         """
+        following = self.signed_successor(envelope)
+        _ = following.policy  # last: only of a root that people have signed does it matter that it is not understood
+        return following
+
+    def signed_successor(self, envelope: Envelope) -> "Root":
+        """Return the next version as `successor` does, but for its policy, which is not read yet.
+
+        Raises:
+            Malformed, WrongLog, NotApproved: as `successor`.
+        """
         following = Root._read(envelope)
         self.check_precedes(following)
         for judge in (self, following):
             following.check_signed_by(judge)
-        _ = following.policy  # last: only of a root that people have signed does it matter that it is not understood
         return following
 
     def check_precedes(self, following: "Root") -> None:
@@ -215,7 +224,9 @@ class Root:
             raise Malformed("root: keys: one public key is listed under two algorithms: it could pass for two people")
         if len({r.key_id for r in record.revoked}) != len(record.revoked):
             raise Malformed("root: revoked: a key is named twice")
-        if back := listed & {r.key_id for r in record.revoked}:
+        # Under another algorithm the same key has another fingerprint.
+        names = {key_id(algorithm, key.public) for key in record.keys for algorithm in Algorithm}
+        if back := names & {r.key_id for r in record.revoked}:
             raise Malformed(
                 f"root: keys that are revoked are listed: {', '.join(sorted(back))}",
                 hint="a revoked key stays revoked; give the person a new one",

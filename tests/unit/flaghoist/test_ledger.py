@@ -8,7 +8,7 @@ from flaghoist.authorization import NotUnderstood
 from flaghoist.codec import ENTRY, decode_envelope, encode_envelope
 from flaghoist.ledger import Ledger, replay
 from flaghoist.outcomes import Advanced, Applied, Dropped, Forked, Gap, Held, Rejected, Repeated, Void
-from flaghoist.records import EpochClaim, Op, Release, RootUpdate
+from flaghoist.records import EpochClaim, Op, Release, RoleGrant, RootUpdate
 from flaghoist.root import Root
 from flaghoist.signing import countersign, digest, seal
 from flaghoist.values import Action, Decision, FlagKey, LogId, ProposalKind, Role, Seq, Source, StateId, Target
@@ -223,6 +223,30 @@ def test_past_entry_on_another_history_is_a_fork(forge):
     assert_quarantined(forge, data, "fork")
 
 
+# --- time: only what people's expiries bound moves it on ---
+
+
+def test_claim_dated_far_ahead_locks_nobody_out(forge):
+    forge.append(EpochClaim("second-publisher"), published_at=NOW_MS + 300 * DAY_MS)
+    assert forge.ledger.head.epoch == 2
+    forge.put("later")
+    assert "later" in forge.ledger.snapshot.view.flags
+
+
+def test_root_published_at_its_last_moment_locks_nobody_out(forge):
+    forge.append(RootUpdate(forge.next_root()), published_at=forge.root.record.expires_at)
+    assert forge.ledger.root.version == 2
+    forge.put("later")
+    assert "later" in forge.ledger.snapshot.view.flags
+
+
+def test_release_cannot_be_dated_before_the_one_that_it_follows(forge):
+    forge.put("other")
+    forge.append(EpochClaim("second-publisher"), published_at=NOW_MS + DAY_MS)
+    early = forge.entry(forge.release(forge.op("new-checkout", boolean_flag("on"))), published_at=NOW_MS - 1)
+    assert_rejected(forge, forge.signed(early), "expired")
+
+
 # --- rejected: the chain advances, the state does not ---
 
 
@@ -397,7 +421,37 @@ def assert_held(forge, data):
 def test_newer_type_of_record_by_the_publisher_is_held(forge):
     entry = decode_envelope(forge.signed(forge.entry(EpochClaim("newer"))))
     newer = replace(entry, payload_type="application/vnd.flaghoist.entry.v2+avro", signatures=())
-    assert_held(forge, encode_envelope(countersign(newer, [Key(PUBLISHER)])))
+    head = forge.ledger.head
+    outcome = forge.ledger.receive(encode_envelope(countersign(newer, [Key(PUBLISHER)])))
+    assert isinstance(outcome, Held)
+    assert outcome.signers == {Key(PUBLISHER).listed.key_id}
+    assert (forge.ledger.stopped_by, forge.ledger.head) == (outcome, head)
+
+
+def newer_record(forge, *, by):
+    entry = decode_envelope(forge.signed(forge.entry(EpochClaim("newer"))))
+    newer = replace(entry, payload_type="application/vnd.flaghoist.entry.v2+avro", signatures=())
+    return encode_envelope(countersign(newer, [by]))
+
+
+def test_chain_goes_on_after_a_newer_record_that_shows_no_place_in_it_and_stays_unserved(forge):
+    held = forge.ledger.receive(newer_record(forge, by=Key(PUBLISHER)))
+    forge.put("next")
+    assert forge.ledger.head.seq == Seq(3)
+    assert forge.ledger.stopped_by is held
+
+
+def test_root_that_takes_the_key_from_whoever_wrote_a_newer_record_lets_the_state_be_served_again(forge):
+    successor = Key(PUBLISHER, "second")
+    forge.ledger.receive(newer_record(forge, by=Key(PUBLISHER)))
+    forge.rotate(expires_at=NOW_MS + 30 * DAY_MS)
+    assert forge.ledger.root.version == 2
+    assert forge.ledger.stopped_by is not None
+    roles = {**forge.root.record.roles, Role.PUBLISHER: RoleGrant(frozenset({successor.listed.key_id}), 1)}
+    keys = tuple(key for key in forge.root.record.keys if key.person != PUBLISHER)
+    forge.rotate(keys=(*keys, successor.listed), roles=roles)
+    assert forge.ledger.root.version == 3
+    assert forge.ledger.stopped_by is None
 
 
 def test_newer_type_of_record_by_anybody_else_is_dropped(forge):
