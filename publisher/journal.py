@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from flaghoist.errors import Misconfigured, Refused, Unavailable
 from flaghoist.values import LogId
 from publisher.files import replace_file
+
+# What a service writes into the lock behind its process id.
+_SERVICE: Final = " service"
 
 
 class SignedTwice(Refused):
@@ -59,11 +63,12 @@ class Journal:
 
     @classmethod
     @contextmanager
-    def open(cls, directory: Path, log_id: LogId) -> Iterator["Journal"]:
+    def open(cls, directory: Path, log_id: LogId, *, service: bool = False) -> Iterator["Journal"]:
         """Take this machine's lease of the ledger, and give it back on leaving.
 
         Args:
             directory: where journals live; made if missing, mode 0700.
+            service: it is held for long, by a publisher that takes what others hand over (`service_at` tells them).
 
         Raises:
             Unavailable: another process on this machine holds it; the text names its pid.
@@ -82,16 +87,35 @@ class Journal:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
+                holder = _written(lock).split(" ")[0] or "unknown"
                 raise Unavailable(
                     f"ledger {log_id}: process {holder} on this machine is publishing",
                     hint="wait for it, or stop it, then run the same command again",
                 ) from error
             os.ftruncate(lock, 0)
-            os.pwrite(lock, str(os.getpid()).encode(), 0)
+            os.pwrite(lock, f"{os.getpid()}{_SERVICE if service else ''}".encode(), 0)
             yield cls(directory / f"{log_id}.journal")
         finally:
             os.close(lock)
+
+    @staticmethod
+    def service_at(directory: Path, log_id: LogId) -> int | None:
+        """Return the process id of the publisher service that holds this machine's lease; None when none does."""
+        try:
+            lock = os.open(directory / f"{log_id}.lock", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            pid, _, rest = _written(lock).partition(" ")
+            # Only what a service wrote is tried: the try itself would turn away whoever takes the lease meanwhile.
+            if f" {rest}" != _SERVICE or not pid.isdecimal():
+                return None
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(pid)
+        finally:
+            os.close(lock)
+        return None
 
     def record(self, mark: Mark) -> None:
         """Write durably that this entry is about to be signed.
@@ -140,3 +164,7 @@ class Journal:
         document["claim"] = None if self.claim is None else asdict(self.claim)
         text = json.dumps(document, default=lambda value: base64.b64encode(value).decode("ascii"))
         replace_file(self._path, text.encode())
+
+
+def _written(lock: int) -> str:
+    return os.pread(lock, 40, 0).decode("ascii", "replace").strip()

@@ -12,7 +12,6 @@ from flaghoist.authorization import authorize
 from flaghoist.codec import ENTRY, ENVELOPE_BYTES_MAX, encode_envelope
 from flaghoist.errors import LogConflict, OutcomeUnknown, Refused, TooLarge, Unavailable, WrongRole
 from flaghoist.ledger import next_entry
-from flaghoist.log.base import Log
 from flaghoist.outcomes import Advanced, Applied, Dropped, Held, Link, Ratified, Rejected, RootChanged, Void
 from flaghoist.records import Body, Entry, Envelope, EpochClaim, Ratification, Release, RootUpdate
 from flaghoist.root import Root
@@ -27,6 +26,13 @@ from publisher.release import release_of
 ATTEMPTS_MAX: Final = 8
 # The publisher's signature and its framing around the payload (Ed25519 64, ECDSA P-256 up to 72 bytes in DER).
 _ENVELOPE_OVERHEAD_BYTES: Final = 256
+
+
+class Fenced(Refused):
+    """Another publisher has taken the epoch: this one must not append any more."""
+
+    code = "fenced"
+    hint = "one publisher works at a time: find out who took over, and stop the one that is not wanted"
 
 
 class LostRace(Refused):
@@ -56,7 +62,6 @@ class Sequencer:
     ) -> None:
         self.reader = reader
         self._ledger = reader.ledger
-        self._log: Log = reader.log
         self._journal = journal
         self._signer = signer
         self._holder = holder
@@ -85,10 +90,18 @@ class Sequencer:
             LostRace, Unavailable, OutcomeUnknown, BrokenChain: as `append`.
         """
         for _ in range(ATTEMPTS_MAX):
-            await self.catch_up()
-            if self._ledger.head.seq == Seq(0) or await self._hold_epoch():
+            if await self.claim():
                 return
         raise LostRace(f"lost {ATTEMPTS_MAX} races for the epoch after seq {self._ledger.head.seq}")
+
+    async def claim(self) -> bool:
+        """Try once to take the epoch; False when somebody else has appended meanwhile, and so is at work.
+
+        Raises:
+            Unavailable, OutcomeUnknown, BrokenChain: as `append`.
+        """
+        await self.catch_up()
+        return self._ledger.head.seq == Seq(0) or await self._hold_epoch()
 
     @property
     def holds_epoch(self) -> bool:
@@ -101,10 +114,15 @@ class Sequencer:
             and self._ledger.hash_at(Seq(claim.seq)) == claim.entry_hash
         )
 
-    async def append(self, body: Body) -> Taken:
+    async def append(self, body: Body, *, may_claim: bool = True) -> Taken:
         """Append one entry with this body after the ledger's head, and return it as read back.
 
+        Args:
+            may_claim: take the epoch first, if another publisher holds it. A service must not: two would take it from
+                each other for ever.
+
         Raises:
+            Fenced: another publisher holds the epoch, and it may not be claimed.
             Refused: the verifier would not take it, for the reason it names; nothing was sent.
             LostRace: others came first, again and again.
             Unavailable: nothing was sent.
@@ -114,6 +132,8 @@ class Sequencer:
             await self.catch_up()
             if done := self._find(body):
                 return done
+            if not may_claim and not self.holds_epoch:
+                raise Fenced(f"epoch {self._ledger.head.epoch} is another publisher's")
             if not isinstance(body, EpochClaim | RootUpdate) and not await self._hold_epoch():
                 continue
             if self._unsent_claim() and not await self._hold_epoch():
@@ -236,9 +256,9 @@ class Sequencer:
 
     async def _send(self, mark: Mark) -> Taken | None:
         """Sign and append a journaled entry and read back; None when another took its place."""
-        data = encode_envelope(countersign(_unsigned(mark.payload), [self._signer]))
+        data, log = encode_envelope(countersign(_unsigned(mark.payload), [self._signer])), self.reader.log
         try:
-            await self._log.append(data, expected_end=self.reader.position if self._log.conditional else None)
+            await log.append(data, expected_end=self.reader.position if log.conditional else None)
         except LogConflict:
             await self.reader.catch_up()
             return self._read_back(mark)

@@ -30,7 +30,7 @@ class Interrupted(Exception):
 
 
 # Told by code, so that --version need not import the sequencer to know its errors.
-_CONFLICT_CODES: Final = frozenset({StaleBase.code, LogConflict.code, "lost_race", "signed_twice"})
+_CONFLICT_CODES: Final = frozenset({StaleBase.code, LogConflict.code, "lost_race", "signed_twice", "fenced"})
 
 
 def exit_of(error: FlaghoistError) -> Exit:
