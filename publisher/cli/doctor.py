@@ -11,6 +11,7 @@ from flaghoist.errors import FlaghoistError, Misconfigured, Unavailable
 from flaghoist.log.base import Finding, Severity
 from flaghoist.log.location import inspect_log
 from flaghoist.outcomes import Rejected
+from flaghoist.values import KeyId
 from publisher.cli.desk import Exit, exit_of
 from publisher.cli.reading import Reading, read
 from publisher.cli.times import age, days_ms, moment
@@ -90,10 +91,21 @@ def _told(name: str, text: str, _: object) -> Check:
 
 def _keys(work: Workspace) -> Iterator[Check]:
     keys = work.home.keys
-    if not keys.names():
+    try:
+        in_agent = work.keyring.of_agent(work.root.record.keys)
+    except FlaghoistError:
+        in_agent = []  # the root's own check reports it
+    if not keys.names() and not in_agent:
         yield Check("keys", Health.WARN, f"none in {keys.directory}", "`flaghoist key new NAME --person YOU`, to sign")
     for name in keys.names():
         yield _tried(f"key {name}", lambda name=name: _key(work, name))  # type: ignore[misc]
+    for key in in_agent:
+        listed = work.root.key(key.key_id) if key.key_id is not None else None
+        if listed is not None:
+            text = f"{listed.person}, with the SSH agent: {_roles(work, listed.key_id)}"
+            yield Check(f"key {key.name}", Health.OK, text)
+    if trouble := work.keyring.agent_trouble:
+        yield Check("ssh agent", Health.WARN, str(trouble), trouble.hint)
 
 
 def _key(work: Workspace, name: str) -> Check:
@@ -102,11 +114,15 @@ def _key(work: Workspace, name: str) -> Check:
     card = work.home.keys.card(path)
     if card is None:
         return Check(f"key {name}", Health.WARN, "its card is missing", f"put {path.with_suffix('.pub')} back")
+    return Check(f"key {name}", Health.OK, f"{card.person}: {_roles(work, card.key_id)}")
+
+
+def _roles(work: Workspace, key_id: KeyId) -> str:
     try:
-        roles = [role.lower() for role, grant in sorted(work.root.record.roles.items()) if card.key_id in grant.key_ids]
+        roles = [role.lower() for role, grant in sorted(work.root.record.roles.items()) if key_id in grant.key_ids]
     except FlaghoistError:
         roles = []  # the root's own check reports it
-    return Check(f"key {name}", Health.OK, f"{card.person}: {', '.join(roles) or 'no role in this environment'}")
+    return ", ".join(roles) or "no role in this environment"
 
 
 def _root(work: Workspace) -> Check:

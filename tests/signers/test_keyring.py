@@ -166,6 +166,14 @@ def test_key_list_goes_on_without_its_agent_and_says_so(team: SshTeam) -> None:
     assert "SSH agent at" in ended.err
 
 
+def test_doctor_tells_which_of_the_agents_keys_may_do_what(team: SshTeam) -> None:
+    told = {check["check"]: check["text"] for check in team.grace.ok("doctor", "--json").document}
+    assert told[f"key {team.named('grace')}"] == "grace@example.org, with the SSH agent: approver, requester, root"
+    team.agent.stop()
+    told = {check["check"]: check["health"] for check in team.grace.ok("doctor", "--json").document}
+    assert told["ssh agent"] == "warn"
+
+
 def test_a_card_is_printed_when_no_file_is_named(team: SshTeam) -> None:
     argv = ("key", "card", "--ssh", team.named("ada"), "--person", "ada@example.org")
     assert team.ada.ok(*argv).out == (team.ada.desk / "ada.pub").read_text()

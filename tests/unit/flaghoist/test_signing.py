@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from flaghoist import sshsig
 from flaghoist.codec import PROPOSAL
 from flaghoist.errors import Malformed, SignatureRefused
 from flaghoist.signing import check_public, countersign, digest, key_id, pae, seal, verified_keys, verifies
@@ -40,6 +41,16 @@ def test_ed25519_agrees_with_rfc_8032(vector):
     assert verifies(Algorithm.ED25519, public, signature, message)
     assert not verifies(Algorithm.ED25519, public, signature, message + b"\0")
     assert not verifies(Algorithm.ED25519, public, signature[:-1] + bytes([signature[-1] ^ 1]), message)
+
+
+@pytest.mark.parametrize("vector", VECTORS["sshsig"], ids=lambda vector: vector["name"])
+def test_ssh_signatures_agree_with_openssh(vector):
+    public, message, signature = (bytes.fromhex(vector[name]) for name in ("public", "message", "signature"))
+    check_public(Algorithm.SSHSIG_ED25519, public)
+    assert verifies(Algorithm.SSHSIG_ED25519, public, signature, message)
+    assert not verifies(Algorithm.SSHSIG_ED25519, public, signature, message + b"\0")
+    assert not verifies(Algorithm.ED25519, public, signature, message)
+    assert sshsig.armoured(public, signature) == vector["armour"]
 
 
 @pytest.mark.parametrize("vector", VECTORS["small_order"], ids=lambda vector: vector["public"][:16])
