@@ -61,6 +61,7 @@ class Examination:
         self.void: dict[int, Void] = {}
         self.forks: list[Break] = []
         self.records = 0
+        self._end = 0
         self._held: Break | None = None
         self._gaps: list[tuple[int, Seq]] = []
         self._definitions: dict[StateId, bytes] = {}
@@ -69,6 +70,7 @@ class Examination:
     def take(self, position: int, value: bytes) -> Account | None:
         """Verify the next record of the log; return the account of the entry that it adds to the chain, if it does."""
         self.records += 1
+        self._end = position
         if self.ledger.stopped_by is not None:
             self.tally["unread"] += 1  # the verifier takes nothing more
             return None
@@ -117,6 +119,17 @@ class Examination:
             found.append(self.forks[0])
         if self._held is not None:
             found.append(self._held)
+        if not self.ledger.at_pinned_root:
+            wanted = max(self.ledger.pinned)
+            found.append(
+                Break(
+                    self._end,
+                    head,
+                    "the log ends too early: it withholds entries, or was cut",
+                    f"root version {wanted} ({self.ledger.pinned[wanted].hex()}) in force",
+                    f"version {self.ledger.root.version} at the end, seq {head}",
+                )
+            )
         return min(found, key=lambda one: one.position, default=None)
 
     def wrong_root(self) -> WrongRoot | None:

@@ -33,7 +33,7 @@ class Given:
 
     @property
     def error_code(self) -> str | None:
-        return str(self.answer.code) if isinstance(self.answer, EvaluationFailed) else None
+        return str(self.answer.error_code) if isinstance(self.answer, EvaluationFailed) else None
 
     def differs(self, other: "Given") -> bool:
         """Say whether a caller would have noticed the difference: in value, variant, reason or error."""
@@ -45,10 +45,9 @@ class Traveller:
     """Follows one question through a ledger; `watch` sees each entry with the state that it made.
 
     Attributes:
-        first, last: the seqs between which (both included) the answers count.
+        first, last: the seqs between which the answers count.
         at_ms: the time that rules see; None: each entry's own.
-        given: the answer in force at `first` (or at the first entry after it), and every one that differed from that
-            before it.
+        given: the answer in force at `first`, and every later one that differed from that before it.
         latest: the answer at the last entry within the span.
     """
 
@@ -63,8 +62,10 @@ class Traveller:
 
     def watch(self, account: Account, snapshot: Snapshot) -> None:
         """Answer the question at this entry. A rejected entry changes nothing, and its time is nobody's word."""
-        if account.refusal is not None or not self.first <= account.seq <= self.last:
+        if account.refusal is not None or account.seq > self.last:
             return
+        if account.seq <= self.first:
+            self.given.clear()
         at_ms = self.at_ms if self.at_ms is not None else account.entry.published_at
         view = snapshot.view if self.source is None else snapshot.view.select(Selector(source=self.source))
         flag = view.flags.get(self.key)
@@ -81,6 +82,6 @@ class Traveller:
 
 def _seen(answer: Answer | EvaluationFailed) -> tuple[str, ...]:
     if isinstance(answer, EvaluationFailed):
-        return ("failed", answer.code)
+        return ("failed", answer.error_code)
     # repr: to Python 1, 1.0 and True are equal, to a caller they are not.
     return ("answered", repr(answer.value), repr(answer.variant), answer.reason)

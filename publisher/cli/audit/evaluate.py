@@ -137,7 +137,7 @@ def _tell_changes(work: Workspace, key: str, traveller: Traveller) -> None:
         answer = given.answer
         value = json.dumps(answer.value, ensure_ascii=False) if isinstance(answer, Answer) else ""
         variant = (answer.variant or "") if isinstance(answer, Answer) else ""
-        reason = answer.reason if isinstance(answer, Answer) else answer.code
+        reason = answer.reason if isinstance(answer, Answer) else answer.error_code
         who = people(given.account)
         rows.append((str(given.seq), told(given.account.entry.published_at), value, variant, str(reason), who,
                      inline(given.account.title)))  # fmt: skip
@@ -146,7 +146,7 @@ def _tell_changes(work: Workspace, key: str, traveller: Traveller) -> None:
 
 def _answer_told(answer: Answer | EvaluationFailed) -> str:
     if isinstance(answer, EvaluationFailed):
-        return f"error {answer.code}: {answer}; callers got their own default"
+        return f"error {answer.error_code}: {answer}; callers got their own default"
     return f"variant {answer.variant or 'none'}, reason {answer.reason}"
 
 

@@ -21,7 +21,7 @@ def entry_fields(account: Account) -> dict[str, object]:
         "kind": account.kind,
         "requester": account.requester,
         "approvers": account.approvers,
-        "root_signers": sorted({key.person for key in account.root_signers}),
+        "root_signers": root_signers(account),
         "policy": account.policy,
         "title": account.title if refusal is None else (proposal.title if proposal is not None else None),
         "reason": proposal.reason if proposal is not None else None,
@@ -55,6 +55,11 @@ def change_fields(change: OpChange) -> dict[str, object]:
     }
 
 
+def root_signers(account: Account) -> list[str]:
+    """Return the people who signed the root that an entry put into force, sorted."""
+    return sorted({key.person for key in account.root_signers})
+
+
 def people(account: Account) -> str:
     """Return who did it: `requested by ada@example.org, approved by grace@example.org`."""
     said = []
@@ -63,7 +68,7 @@ def people(account: Account) -> str:
     if account.approvals:
         said.append(f"approved by {', '.join(account.approvers)}")
     if account.root_signers:
-        said.append(f"signed by {', '.join(sorted({key.person for key in account.root_signers}))}")
+        said.append(f"signed by {', '.join(root_signers(account))}")
     if not said and isinstance(account.entry.body, EpochClaim):
         said.append(f"claimed by {inline(account.entry.body.holder)}")
     return ", ".join(said)

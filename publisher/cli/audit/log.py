@@ -9,7 +9,7 @@ from flaghoist.records import Op
 from flaghoist.values import Target
 from publisher.audit.account import Account, EntryKind, releases_of
 from publisher.cli.audit.examined import conclude, examine
-from publisher.cli.audit.fields import entry_fields
+from publisher.cli.audit.fields import entry_fields, root_signers
 from publisher.cli.audit.instant import Instant, InstantType, told
 from publisher.cli.desk import Exit
 from publisher.cli.workspace import Workspace, operation
@@ -24,7 +24,13 @@ Test = Callable[[Account], bool]
 @click.option("--person", metavar="PERSON|GLOB", help="Entries that somebody asked for, approved, or signed (a root).")
 @click.option("--since", type=InstantType(), metavar="TIME", help="Published then or later: 2026-11-22, 7d.")
 @click.option("--until", type=InstantType(), metavar="TIME", help="Published then or before; a day counts whole.")
-@click.option("--kind", "kinds", type=click.Choice(list(EntryKind)), multiple=True, help="May be given several times.")
+@click.option(
+    "--kind",
+    "kinds",
+    type=click.Choice([kind.value for kind in EntryKind]),
+    multiple=True,
+    help="May be given several times.",
+)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many.")
 @click.option("--reverse", is_flag=True, help="Oldest first.")
 @operation(ledger=True)
@@ -35,7 +41,7 @@ def log_entries(
     person: str | None,
     since: Instant | None,
     until: Instant | None,
-    kinds: tuple[EntryKind, ...],
+    kinds: tuple[str, ...],
     limit: int | None,
     reverse: bool,
 ) -> Exit:
@@ -74,7 +80,7 @@ def log_entries(
                 told(account.entry.published_at),
                 account.kind,
                 account.requester or "",
-                ", ".join(account.approvers),
+                ", ".join([*account.approvers, *root_signers(account)]),
                 account.policy or "",
                 account.title,
             )

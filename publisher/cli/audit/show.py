@@ -165,6 +165,9 @@ def _lines(account: Account, checked: list[CheckedSignature]) -> Iterator[str]:
     for one in checked:
         who = f"{one.key.person} ({key_told(one.key)})" if one.key is not None else f"key {one.key_id}, of nobody"
         yield f"    {one.record}: {who}: {'valid' if one.valid else 'NOT VALID'}"
+    if account.refusal is not None and account.ops:
+        yield "asked for, and not done"
+        yield from (f"    {op.action.lower()} {op.state_id}" for op in account.ops)
     if account.changes:
         yield "plan"
         for change in account.changes:
