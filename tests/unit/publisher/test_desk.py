@@ -17,7 +17,7 @@ from flaghoist.errors import (
 )
 from publisher.cli.desk import _CONFLICT_CODES, Desk, Exit, exit_of, inline, printable
 from publisher.journal import SignedTwice
-from publisher.sequencer import LostRace
+from publisher.sequencer import Fenced, LostRace
 
 
 def desk(*, as_json: bool) -> tuple[Desk, io.StringIO, io.StringIO]:
@@ -58,7 +58,7 @@ def test_exit_codes_are_what_the_guide_says() -> None:
 
 
 def test_conflicts_that_are_told_by_code_are_of_real_errors() -> None:
-    assert {error.code for error in (StaleBase, LogConflict, LostRace, SignedTwice)} == _CONFLICT_CODES
+    assert {error.code for error in (StaleBase, LogConflict, LostRace, SignedTwice, Fenced)} == _CONFLICT_CODES
 
 
 def test_with_json_stdout_is_one_document_on_failure_too() -> None:
