@@ -24,10 +24,16 @@ def key() -> None:
     A key of your own has two files in the configuration directory:
       keys/ada.pem   the private half, encrypted with your passphrase
       keys/ada.pub   the card: hand it to whoever runs `flaghoist init`
-    An SSH key, or one in an HSM or KMS, needs the card only:
+    An SSH key, or one in an HSM or KMS, needs the card only.
+
+    \b
+    Examples:
       flaghoist key new ada --person ada@example.org
       flaghoist key card --ssh ~/.ssh/id_ed25519.pub --person ada@example.org --out ada.pub
       flaghoist key card --key "hsm:1?label=flags" --person ada@example.org --out ada.pub
+      flaghoist key list
+
+    \b
     Which for whom: docs/signers.md
     """
 
