@@ -128,11 +128,15 @@ def show(work: Workspace) -> Exit:
                 "per_ms": in_force.emergency.per_ms,
             },
         },
-        in_force.text.rstrip("\n") or f"# {root.log_id} has no policy: the root alone asks for {threshold} approvals",
+        in_force.text.rstrip("\n") or f"# {root.log_id} has no policy: the root alone asks for {_approvals(threshold)}",
     )
     if not in_force.built_in:
-        work.desk.say(f"{root.log_id}, root version {root.version}; the root itself asks for {threshold} approvals")
+        work.desk.say(f"{root.log_id}, root version {root.version}; the root itself asks for {_approvals(threshold)}")
     return Exit.OK
+
+
+def _approvals(count: int) -> str:
+    return f"{count} approval{'s' * (count != 1)}"
 
 
 def _rule_fields(rule: Rule) -> dict[str, object]:

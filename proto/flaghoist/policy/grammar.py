@@ -119,19 +119,19 @@ class _Reader:
 
     # --- small things ---
 
-    def known(self, fields: Fields, names: Iterable[str], path: str) -> None:
+    def known(self, fields: Fields, names: Iterable[str], prefix: str) -> None:
         known = list(names)
         for name in fields.nodes:
             if name not in known:
                 alike = get_close_matches(name, known, n=1)
                 hint = f"; did you mean {alike[0]!r}?" if alike else f"; known are {', '.join(known)}"
-                self.fault(fields.lines[name], f"{path}{'.' if path else ''}{name[:60]}: no such field{hint}")
+                self.fault(fields.lines[name], f"{prefix}{name[:60]}: no such field{hint}")
 
     def fields(self, node: Node, path: str, names: Iterable[str]) -> Fields:
         if not isinstance(node, Fields):
             self.want(node, path, "a mapping")
             return Fields(node.line, {}, {})
-        self.known(node, names, path)
+        self.known(node, names, f"{path}.")
         return node
 
     def text(self, node: Node, path: str, wanted: str = "text") -> str | None:
@@ -264,10 +264,13 @@ class _Reader:
         return tuple(rules)
 
     def rule(self, node: Node, path: str) -> Rule:
-        fields = self.fields(node, path, _RULE)
+        if not isinstance(node, Fields):
+            self.want(node, path, "a mapping")
+        fields = node if isinstance(node, Fields) else Fields(node.line, {}, {})
         at = fields.nodes
         name = self.rule_name(fields, path)
         path = f"rule {name!r}" if name is not None else path
+        self.known(fields, _RULE, f"{path}: ")
         propose, propose_label = self.people(at["propose"], f"{path}: propose") if "propose" in at else (None, "")
         if "refuse" in at and (more := sorted(set(at) - {"name", "when", "refuse"})):
             self.fault(fields.lines["refuse"], f"{path}: refuse: nothing is allowed here, so want no {', '.join(more)}")

@@ -78,11 +78,10 @@ def people_findings(
 def _satisfiable(
     rule: Rule, asking: frozenset[Person], approving: frozenset[Person], root_threshold: int
 ) -> Iterator[Finding]:
-    named = (rule.propose or frozenset()).union(*(ask.people or frozenset() for ask in rule.approvals))
     if rule.propose is not None and not rule.propose & asking:
         line = rule.lines.get("propose", rule.line)
         yield Finding(
-            line, Severity.ERROR, f"rule {rule.name!r}: propose: the root lets none of {shown(named)} propose"
+            line, Severity.ERROR, f"rule {rule.name!r}: propose: the root lets none of {shown(rule.propose)} propose"
         )
         return
     stuck: dict[Person, str] = {}
