@@ -16,9 +16,9 @@ from publisher.cli.desk import Desk, Exit, Interrupted, exit_of
 
 # Name, module:attribute, one line of help: what `flaghoist --help` shows without importing any of them.
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
-    "init": ("publisher.cli.environment:init", "Make a ledger and its root, and pin it on this machine."),
+    "init": ("publisher.cli.init:init", "Make a ledger and its root, and pin it on this machine."),
     "key": ("publisher.cli.key:key", "Make and show keys."),
-    "root": ("publisher.cli.environment:root", "Show and pin roots: who may do what."),
+    "root": ("publisher.cli.root:root", "Show, pin, propose, sign and publish roots: who may do what."),
     "policy": ("publisher.cli.policy:policy", "Check, test and show policies: what a change needs."),
     "import": ("publisher.cli.propose:import_file", "Propose what a flagd file (JSON or YAML) says."),
     "propose": ("publisher.cli.propose:propose", "Propose a change of one flag."),

@@ -188,9 +188,8 @@ def test_init_over_another_ledger_is_refused(tmp_path: Path) -> None:
     team = Team.begun(tmp_path)
     eve = Operator(tmp_path / "eve")
     card = eve.make_key("eve", "eve@example.org")
-    refusal = eve.refused(
-        "init", "--log-id", "other", "--ledger", team.ledger, "--member", card, "--approvals", "0", "--yes", code=10
-    )
+    members = ("--member", card, "--approvals", "0", "--root-threshold", "1")
+    refusal = eve.refused("init", "--log-id", "other", "--ledger", team.ledger, *members, "--yes", code=10)
     assert refusal["code"] == "already_begun"
     assert team.ada.ok("audit", "verify", "--json").document["records"] == {"advanced": 1}
 

@@ -138,7 +138,10 @@ class Team:
         cards = [ada.make_key("ada", "ada@example.org"), grace.make_key("grace", "grace@example.org")]
         url = ledger or f"sqlite:///{directory}/ledger.db"
         members = [word for card in cards for word in ("--member", str(card))]
-        ada.ok("init", "--log-id", log_id, "--ledger", url, *members, "--yes")
+        # Two people, and no publisher's service that could beat.
+        ada.ok(
+            "init", "--log-id", log_id, "--ledger", url, *members, "--root-threshold", "1", "--no-heartbeats", "--yes"
+        )
         root = ada.home / "roots" / f"{log_id}.root"
         grace.ok("root", "pin", root, "--ledger", url, "--yes")
         return cls(ada, grace, url)

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from flaghoist.errors import LogMissing, Refused
-from flaghoist.ledger import Ledger
-from flaghoist.log.base import Log, Stream, read_to_end
-from flaghoist.root import FIRST_VERSION
-from flaghoist.root_chain import beginning
+from flaghoist.log.base import Stream, read_to_end
 from flaghoist.snapshot import Snapshot, paused_collector
 from flaghoist.values import Seq
 from publisher.audit.account import Account
 from publisher.audit.examination import Break, Examination
 from publisher.cli.desk import Exit
+from publisher.cli.reading import begun_ledger
 from publisher.cli.workspace import Workspace
 from publisher.reader import BrokenChain
 
@@ -80,6 +78,7 @@ def examine(work: Workspace, *, watch: Watch | None = None) -> Examined:
     Raises:
         Misconfigured, LogMissing: there is nothing to read.
         WrongRoot: it is the ledger of another environment.
+        RootUnknown: it does not state the pinned root.
         Unavailable: the log.
     """
     return asyncio.run(_examine(work, watch))
@@ -87,7 +86,7 @@ def examine(work: Workspace, *, watch: Watch | None = None) -> Examined:
 
 async def _examine(work: Workspace, watch: Watch | None) -> Examined:
     async with work.open_log(Stream.LEDGER) as log:
-        examination = Examination(await open_ledger(work, log))
+        examination = Examination(await begun_ledger(log, work.root))
         accounts: list[Account] = []
         end = await log.end()
         told_at = time.monotonic()
@@ -104,18 +103,6 @@ async def _examine(work: Workspace, watch: Watch | None) -> Examined:
                     work.desk.say(f"verified up to seq {head}, position {record.position} of {end}")
     check_begun(examination, work.environment.ledger)
     return Examined(examination, accounts)
-
-
-async def open_ledger(work: Workspace, log: Log) -> Ledger:
-    """Return an empty ledger that begins with the first root of the chain that leads to the pinned one.
-
-    Raises:
-        RootUnknown: the log does not lead to the pinned root.
-    """
-    if work.root.version == FIRST_VERSION:
-        return Ledger(work.root)
-    begun = beginning(work.root.sha256, [record.value async for record in read_to_end(log)])
-    return Ledger(begun.root, begun.pinned)
 
 
 def check_begun(examination: Examination, url: str) -> None:

@@ -18,8 +18,9 @@ from flaghoist.log.reconnect import follow_reliably
 from flaghoist.snapshot import paused_collector
 from publisher.audit.event import cloud_event, events, json_line
 from publisher.audit.examination import Examination
-from publisher.cli.audit.examined import broken_chain, check_begun, conclude, open_ledger
+from publisher.cli.audit.examined import broken_chain, check_begun, conclude
 from publisher.cli.desk import Exit
+from publisher.cli.reading import begun_ledger
 from publisher.cli.workspace import Workspace, operation
 
 _FORMATS: Final = ("jsonl", "cloudevents")
@@ -147,7 +148,7 @@ class _Export:
             BrokenChain: while following; without, the examination has it.
         """
         async with self.work.open_log(Stream.LEDGER) as log:
-            examination = Examination(await open_ledger(self.work, log))
+            examination = Examination(await begun_ledger(log, self.work.root))
         task = asyncio.ensure_future(self._read(examination))
         loop = asyncio.get_running_loop()
         self.stop.wake = lambda: loop.call_soon_threadsafe(task.cancel)

@@ -1,22 +1,21 @@
-"""The next root on its way: what people have signed of it, gathered from records that anyone may write. Pure.
+"""The next root on its way: who has signed its exact bytes, and who is missing. Pure.
 
-A root is passed around as an envelope of its exact bytes; each person signs these bytes, in an envelope of their own or
-in one that others have signed before. Signatures over equal bytes are put together here.
+A root is passed around as an envelope; each person signs its bytes, in an envelope of their own or in one that others
+have signed before. Signatures over equal bytes are put together here.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from flaghoist.codec import ROOT, SIGNATURES_MAX, decode_envelope
+from flaghoist.codec import SIGNATURES_MAX
 from flaghoist.errors import Refused, SignatureRefused
 from flaghoist.records import Envelope, RootKey, Signature
 from flaghoist.root import Root
-from flaghoist.signing import digest, verified_keys
+from flaghoist.signing import verified_keys
 from flaghoist.values import KeyId, Person, Role
 
-# Roots that wait at once: a team has one or two. A stolen ROOT key could write thousands.
-WAITING_MAX: Final = 50
+_PREFIX_MIN: Final = 4  # a shorter start of a digest could mean any root
 
 
 class UnknownRoot(Refused):
@@ -61,7 +60,7 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class RootCase:
+class SignedRoot:
     """A root that waits, with the valid signatures of people whom the old or the new version lets sign.
 
     `before` is the root in force; None for a first root.
@@ -108,14 +107,14 @@ class RootCase:
         """Everybody whose signature would bring it further."""
         return tuple(sorted({person for missing in self.missing for person in missing.could}))
 
-    def with_signatures(self, envelope: Envelope) -> "RootCase":
-        """Return the case with the valid signatures of another envelope of the same bytes as well."""
+    def with_signatures(self, envelope: Envelope) -> "SignedRoot":
+        """Return it with the valid signatures of another envelope of the same bytes as well."""
         merged = self.root.envelope.signatures + _valid(self.judges, envelope)
         return replace(self, root=_with(self.root, _fitting(self.judges, self.root.envelope, merged)))
 
 
-def root_case(before: Root | None, envelope: Envelope) -> RootCase:
-    """Return the case of one envelope: a root that could follow `before`, and the signatures in it that count.
+def signed_root(before: Root | None, envelope: Envelope) -> SignedRoot:
+    """Return the root in an envelope: one that could follow `before`, and the signatures in it that count.
 
     Args:
         envelope: untrusted.
@@ -127,10 +126,10 @@ def root_case(before: Root | None, envelope: Envelope) -> RootCase:
     if before is not None:
         before.check_precedes(root)
     judges = (root,) if before is None else (before, root)
-    return RootCase(before, _with(root, _fitting(judges, envelope, _valid(judges, envelope))))
+    return SignedRoot(before, _with(root, _fitting(judges, envelope, _valid(judges, envelope))))
 
 
-def check_unedited(case: RootCase, envelope: Envelope) -> None:
+def check_unedited(case: SignedRoot, envelope: Envelope) -> None:
     """Refuse an envelope with a signature by a key that may sign this root and that does not fit its bytes.
 
     Raises:
@@ -146,40 +145,7 @@ def check_unedited(case: RootCase, envelope: Envelope) -> None:
         )
 
 
-def gathered(before: Root, records: Iterable[bytes]) -> Mapping[bytes, RootCase]:
-    """Return the roots that could follow the one in force, by digest, in the order in which they came.
-
-    A root counts as proposed once somebody whom the root in force lets sign roots has signed it: others could write as
-    many as they like. Of more than WAITING_MAX the newest are kept.
-
-    Args:
-        records: of the inbox, untrusted, in any order.
-    """
-    cases: dict[bytes, RootCase] = {}
-    others: list[Envelope] = []
-    own_keys = list(before.keys_of(Role.ROOT))
-    for data in records:
-        try:
-            envelope = decode_envelope(data)
-            if envelope.payload_type != ROOT.payload_type:
-                continue
-            if not verified_keys(envelope, own_keys):
-                others.append(envelope)
-                continue
-            sha256 = digest(envelope)
-            known = cases.get(sha256)
-            cases[sha256] = root_case(before, envelope) if known is None else known.with_signatures(envelope)
-        except Refused:
-            continue
-        if len(cases) > WAITING_MAX:
-            del cases[next(iter(cases))]
-    for envelope in others:
-        if known := cases.get(digest(envelope)):
-            cases[known.root.sha256] = known.with_signatures(envelope)
-    return cases
-
-
-def find(cases: Mapping[bytes, RootCase], name: str | None) -> RootCase:
+def find(waiting: Iterable[SignedRoot], name: str | None) -> SignedRoot:
     """Return the one root that waits; by version, or by the start of its digest, when `name` says so.
 
     Raises:
@@ -188,8 +154,10 @@ def find(cases: Mapping[bytes, RootCase], name: str | None) -> RootCase:
     wanted = (name or "").lower()
     fitting = [
         case
-        for case in cases.values()
-        if name is None or wanted == str(case.root.version) or (len(wanted) >= 4 and case.id.startswith(wanted))
+        for case in waiting
+        if name is None
+        or wanted == str(case.root.version)
+        or (len(wanted) >= _PREFIX_MIN and case.id.startswith(wanted))
     ]
     if len(fitting) != 1:
         named = ", ".join(f"{case.id[:16]} (version {case.root.version})" for case in fitting[:5])

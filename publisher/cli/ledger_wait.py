@@ -1,0 +1,88 @@
+"""Waits for what another process appends: the publisher's service, where there is one."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Final, TypeVar
+
+from flaghoist.errors import LogMissing, OutcomeUnknown
+from flaghoist.freshness import Heartbeats, Proof
+from flaghoist.log.base import Stream, read_to_end
+from publisher.cli.desk import Interrupted
+from publisher.cli.reading import Reading
+from publisher.cli.workspace import Workspace
+from publisher.journal import Journal
+
+# A service appends within a second; a standby takes over within half a minute.
+WAIT_S_DEFAULT: Final = 30
+
+T = TypeVar("T")
+
+
+def service_at_work(work: Workspace, reading: Reading) -> str | None:
+    """Return the name of the publisher's service that is at work, here or elsewhere; None when there is none.
+
+    Elsewhere it is known by its heartbeats; this machine's own name, by which one-off commands beat, is no service.
+
+    Raises:
+        Unavailable: the log.
+    """
+    if pid := Journal.service_at(work.home.journals, reading.root.log_id):
+        return f"process {pid} on this machine"
+    beats = Heartbeats(reading.reader.ledger)
+    if not beats.expected:
+        return None
+
+    async def heard() -> None:
+        async with work.open_log(Stream.META) as log:
+            async for record in read_to_end(log):
+                beats.receive(record.value, now_ms=work.now_ms())
+
+    try:
+        asyncio.run(heard())
+    except LogMissing:
+        return None  # made before there were heartbeats
+    if beats.newest is None or beats.standing(now_ms=work.now_ms()).proof not in (Proof.FRESH, Proof.LAGGING):
+        return None
+    return None if beats.newest.holder == work.holder() else beats.newest.holder
+
+
+def wait_for(
+    work: Workspace, reading: Reading, find: Callable[[], T | None], *, wait_s: float, what: str, look: str
+) -> T:
+    """Read the ledger on until it has what is awaited, and return it.
+
+    Args:
+        find: looks into what was read so far.
+        wait_s: seconds.
+        what: is awaited, for people.
+        look: the command that shows whether it came later.
+
+    Raises:
+        OutcomeUnknown: it was not there in time; it may still come.
+        BrokenChain, NotUnderstood, Unavailable: as LedgerReader.
+    """
+
+    async def follow() -> T | None:
+        async with work.open_log(Stream.LEDGER) as log:
+            reading.reader.log = log
+            try:
+                async with asyncio.timeout(wait_s), aclosing(log.follow(reading.reader.position)) as batches:
+                    async for _ in batches:
+                        await reading.reader.catch_up()
+                        if (found := find()) is not None:
+                            return found
+            except TimeoutError:
+                pass
+        return None
+
+    try:
+        found = asyncio.run(follow())
+    except KeyboardInterrupt as stop:
+        raise Interrupted(f"interrupted; {what} was sent, and may still be appended: look with `{look}`") from stop
+    if found is None:
+        raise OutcomeUnknown(
+            f"{what}: sent, and not in the ledger after {wait_s:g} s",
+            hint=f"is a publisher running? Look with `{look}`; sent once is enough, and to send it again does no harm",
+        )
+    return found
