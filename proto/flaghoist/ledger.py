@@ -384,11 +384,21 @@ class Ledger:
         limits = self.root.policy.emergency
         self._kills = [kill for kill in self._kills if entry.published_at - limits.per_ms < kill[0]]
         self._kills.append((entry.published_at, proposal.requester))
-        if self.root.grant(Role.APPROVER).threshold:
+        if self._asks_for_approvals(authorized, before):
             ratify_by_ms = entry.published_at + limits.ratify_within_ms
             self.unratified[authorized.sha256] = Unratified(
                 entry.seq, entry.published_at, ratify_by_ms, authorized, before
             )
+
+    def _asks_for_approvals(self, emergency: Authorized, before: Snapshot) -> bool:
+        """Whether its change, proposed in the ordinary way, would have needed anybody's approval."""
+        if self.root.grant(Role.APPROVER).threshold:
+            return True
+        try:
+            self._rule_for(emergency, before, self.snapshot)
+        except NotApproved:
+            return True
+        return False
 
     def _take_root(self, root: Root) -> None:
         self.root = root

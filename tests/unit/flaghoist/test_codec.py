@@ -13,6 +13,7 @@ from flaghoist.codec import (
     APPROVAL,
     ENTRY,
     ENVELOPE_BYTES_MAX,
+    HEARTBEAT,
     OPS_MAX,
     PROPOSAL,
     ROOT,
@@ -20,14 +21,15 @@ from flaghoist.codec import (
     decode_envelope,
     encode_envelope,
 )
+from flaghoist.definition import encode_flag
 from flaghoist.errors import Malformed, Refused, TooLarge
-from flaghoist.records import EpochClaim, RootUpdate, Signature
+from flaghoist.records import EpochClaim, Revocation, RootUpdate, Signature
 from flaghoist.signing import digest
-from flaghoist.values import KeyId
-from tests.forge import Forge, boolean_flag, root_record, sealed_root
+from flaghoist.values import KeyId, Seq
+from tests.forge import GRACE, LINUS, Forge, Key, boolean_flag, root_record, sealed_root
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "records"
-CODECS = {"proposal": PROPOSAL, "approval": APPROVAL, "root": ROOT, "entry": ENTRY}
+CODECS = {"proposal": PROPOSAL, "approval": APPROVAL, "root": ROOT, "entry": ENTRY, "heartbeat": HEARTBEAT}
 
 
 def golden() -> dict[str, bytes]:
@@ -47,10 +49,40 @@ def golden() -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("name", golden())
+def golden_governance() -> dict[str, bytes]:
+    """Another ledger: a flag is killed, the kill ratified, the root rotated; heartbeats tell of it."""
+    forge = Forge("golden", root_options={"emergency": (GRACE,), "beats": True, "root_threshold": 2})
+    forge.genesis()
+    put = replace(
+        forge.op("checkout", boolean_flag()), definition=encode_flag(boolean_flag("on"), {"safe_variant": "off"})
+    )
+    forge.append(forge.release(put))
+    killed = forge.kill("checkout")
+    ratified = forge.ratify(killed)
+    rotated = forge.rotate(
+        policy="version: 1\nrules:\n  - name: any\n",
+        revoked=(Revocation(Key(LINUS, "lost").listed.key_id, Seq(2), "laptop stolen"),),
+    )
+    forge.append(replace(forge.release(forge.op("later", boolean_flag())), policy="any"))
+    assert forge.ledger.snapshot.seq == Seq(6)
+    return {
+        "governed-root": encode_envelope(forge.first_root.envelope),
+        "governed-entry-3-emergency": killed,
+        "governed-entry-4-ratification": ratified,
+        "governed-root-2": encode_envelope(forge.root.envelope),
+        "governed-entry-5-root-2": rotated,
+        "governed-heartbeat": forge.beat(),
+        "governed-heartbeat-with-state-root": forge.beat(state_root=b"\x07" * 32, checkpoint_seq=Seq(5)),
+    }
+
+
+GOLDEN = golden() | golden_governance()
+
+
+@pytest.mark.parametrize("name", GOLDEN)
 def test_record_has_its_golden_bytes(name, request):
     file = VECTORS / f"{name}.json"
-    data = golden()[name]
+    data = GOLDEN[name]
     envelope = decode_envelope(data)
     stated = {
         "origin": "tests/unit/flaghoist/test_codec.py:golden; Ed25519 keys from SHA-256 of names in tests/forge.py",
@@ -75,7 +107,7 @@ def test_schema_is_named_by_its_canonical_form(codec):
 @pytest.mark.parametrize("seed", range(20))
 def test_no_damage_to_an_envelope_raises_anything_but_refused(seed):
     rng = random.Random(seed)
-    for data in golden().values():
+    for data in GOLDEN.values():
         for _ in range(40):
             damaged = bytearray(data)
             for _ in range(rng.randint(1, 8)):
@@ -115,7 +147,7 @@ def test_proposal_without_ops_is_refused():
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 def test_trailing_bytes_are_refused(codec):
-    payloads = {decode_envelope(data).payload_type: decode_envelope(data).payload for data in golden().values()}
+    payloads = {decode_envelope(data).payload_type: decode_envelope(data).payload for data in GOLDEN.values()}
     payload = payloads[codec.payload_type]
     codec.decode(payload)
     with pytest.raises(Malformed, match="trailing bytes"):
