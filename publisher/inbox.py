@@ -24,8 +24,10 @@ PROPOSALS_PER_REQUESTER_MAX: Final = 1000
 PROPOSAL_BYTES_PER_REQUESTER_MAX: Final = 32 * 1024 * 1024
 # Statements of one approver on proposals that are not here (yet): they may come in any order.
 LOOSE_STATEMENTS_PER_APPROVER_MAX: Final = 1000
-# Roots that one person has signed, and roots that nobody in force has signed yet; people discuss one or two at a time.
+# Roots that one person has signed; people discuss one or two at a time.
 ROOTS_PER_SIGNER_MAX: Final = 16
+# Roots that nobody in force has signed yet: of these only signatures are kept, which anybody may make.
+ROOTS_UNREAD_MAX: Final = 64
 
 Statement: TypeAlias = tuple[Approval, Envelope]
 
@@ -91,7 +93,8 @@ class Inbox:
     _statements: dict[bytes, dict[Person, Statement]] = field(default_factory=dict, init=False, repr=False)
     _of_requester: dict[Person, "_Share"] = field(default_factory=dict, init=False, repr=False)
     _loose_of: dict[Person, "_Share"] = field(default_factory=dict, init=False, repr=False)
-    _signer_of_root: dict[bytes, Person | None] = field(default_factory=dict, init=False, repr=False)
+    _unread: dict[bytes, tuple[Signature, ...]] = field(default_factory=dict, init=False, repr=False)
+    _signer_of_root: dict[bytes, Person] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def gathered(cls, root: Root, records: Iterable[bytes]) -> "Inbox":
@@ -242,26 +245,43 @@ class Inbox:
     def _take_root(self, envelope: Envelope) -> RootCase | None:
         sha256 = digest(envelope)
         known = self._roots.get(sha256)
-        stated = known.root if known is not None else Root.unsigned(envelope)
-        self.root.check_precedes(stated)
-        counting = self._counting(stated, envelope)
-        if known is not None:
+        if known is None and not self.root.people_signing(Role.ROOT, envelope):
+            # Not read before somebody in force stands behind it: to check a thousand strange keys takes a while.
+            self._set_aside(sha256, envelope.signatures)
+            return None
+        if known is None:
+            stated = Root.unsigned(envelope)
+            self.root.check_precedes(stated)
+            earlier = self._unread.pop(sha256, ())
+            counting = self._counting(stated, replace(envelope, signatures=(*envelope.signatures, *earlier)))
+        else:
+            stated = known.root
             had = {signature.key_id for signature in known.envelope.signatures}
-            if all(signature.key_id in had for signature in counting):
+            more = tuple(s for s in envelope.signatures if s.key_id not in had)
+            counting = self._counting(stated, replace(envelope, signatures=more))
+            if not counting:
                 return None
-            counting = (*known.envelope.signatures, *(s for s in counting if s.key_id not in had))
-        case = RootCase(
-            replace(stated, envelope=replace(envelope, signatures=self._most_needed(stated, counting))), sha256
-        )
+            counting = (*known.envelope.signatures, *counting)
+        signatures = self._most_needed(stated, counting)
+        whole = replace(envelope, schema_sha256=ROOT.schema_sha256, signatures=signatures)
+        case = RootCase(replace(stated, envelope=whole), sha256)
         self._roots[sha256] = case
-        signed = sorted(self.root.people_signing(Role.ROOT, case.envelope))
         # Whose share it takes: the first of the people in force who stand behind it.
-        self._signer_of_root[sha256] = signed[0] if signed else None
-        same = [s for s, person in self._signer_of_root.items() if person == self._signer_of_root[sha256]]
+        signer = self._signer_of_root.setdefault(sha256, min(self.root.people_signing(Role.ROOT, whole)))
+        same = [s for s, person in self._signer_of_root.items() if person == signer]
         if len(same) > ROOTS_PER_SIGNER_MAX:
             self.evicted += 1
             del self._roots[same[0]], self._signer_of_root[same[0]]
         return self._roots.get(sha256)
+
+    def _set_aside(self, sha256: bytes, signatures: tuple[Signature, ...]) -> None:
+        """Keep signatures over a root that nobody in force has signed yet: a new member may be the first to sign."""
+        self.dropped += 1
+        kept = {signature.key_id: signature for signature in (*self._unread.pop(sha256, ()), *signatures)}
+        if kept:
+            self._unread[sha256] = tuple(kept.values())[:SIGNATURES_MAX]
+        if len(self._unread) > ROOTS_UNREAD_MAX:
+            del self._unread[next(iter(self._unread))]
 
     def _counting(self, stated: Root, envelope: Envelope) -> tuple[Signature, ...]:
         """Return the signatures by keys of role ROOT, of the root in force or of the one that is stated."""

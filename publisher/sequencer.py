@@ -94,13 +94,18 @@ class Sequencer:
                 return
         raise LostRace(f"lost {ATTEMPTS_MAX} races for the epoch after seq {self._ledger.head.seq}")
 
-    async def claim(self) -> bool:
+    async def claim(self, *, over_epoch: int | None = None) -> bool:
         """Try once to take the epoch; False when somebody else has appended meanwhile, and so is at work.
+
+        Args:
+            over_epoch: the epoch that was found without a living holder; a later one has one.
 
         Raises:
             Unavailable, OutcomeUnknown, BrokenChain: as `append`.
         """
         await self.catch_up()
+        if over_epoch is not None and self._ledger.head.epoch != over_epoch:
+            return self.holds_epoch
         return self._ledger.head.seq == Seq(0) or await self._hold_epoch()
 
     @property
