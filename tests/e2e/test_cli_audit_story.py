@@ -1,0 +1,393 @@
+"""The audit commands on a ledger in which everything happens once (tests/audit_story.py)."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flaghoist.records import EpochClaim
+from publisher.audit.event import events, json_line
+from tests import audit_story
+from tests.audit_story import auditor, change, examined, told, write_more
+from tests.forge import Forge, boolean_flag
+from tests.scenarios.operators import Operator
+
+
+@pytest.fixture(scope="module")
+def story() -> Forge:
+    return told()
+
+
+@pytest.fixture(scope="module")
+def ada(story: Forge, tmp_path_factory: pytest.TempPathFactory) -> Operator:
+    """Somebody who has pinned the story's first root."""
+    return auditor(tmp_path_factory.mktemp("audit"), story.first_root, story.records)
+
+
+def audit(operator: Operator, *args: str) -> Any:
+    return operator.ok("audit", *args, "--json").document
+
+
+def seqs(entries: Any) -> list[int]:
+    return [entry["seq"] for entry in entries]
+
+
+# --- log ---
+
+
+def test_log_is_newest_first_and_reverse_oldest_first(ada: Operator) -> None:
+    assert seqs(audit(ada, "log")) == list(range(14, 0, -1))
+    assert seqs(audit(ada, "log", "--reverse", "--limit", "3")) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        (["--flag", "checkout"], [2, 3, 8, 9, 10]),
+        (["--flag", "shop.json#col*"], [2, 5, 6, 7]),
+        (["--flag", "colour", "--flag", "late"], [2, 5, 6, 7, 14]),
+        (["--release", "checkout-v2"], [3, 4, 8, 9]),
+        (["--release", "checkout"], []),
+        (["--person", "linus@example.org"], [3, 4, 5, 7]),
+        (["--person", "ada@*", "--kind", "root", "--kind", "rejected"], [1, 10, 13]),
+        (["--kind", "emergency", "--kind", "ratification"], [8, 9]),
+        (["--kind", "epoch"], [12]),
+        (["--since", "2026-05-29"], list(range(5, 15))),
+        (["--until", "2026-05-28"], [1, 2, 3, 4]),
+        (["--since", "2026-05-28T22:26:40Z", "--until", "2026-05-28T23:26:40Z"], [3, 4]),
+        (["--since", "2026-05-29T00:26:40+02:00", "--until", "2026-05-29T01:26:40+02:00"], [3, 4]),
+        (["--since", "7d"], []),
+        (["--until", "1d", "--limit", "2", "--kind", "change"], [2, 3]),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_filters_find_what_they_say(filters: list[str], found: list[int], ada: Operator) -> None:
+    assert seqs(audit(ada, "log", "--reverse", *filters)) == found
+
+
+def test_log_tells_nothing_found_from_nothing_there(ada: Operator) -> None:
+    assert "no such entry among 14" in ada.ok("audit", "log", "--flag", "nothing").err
+
+
+def test_a_time_that_is_none_is_refused_with_the_forms(ada: Operator) -> None:
+    for text in ("yesterday", "2026-13-01", "7y", ""):
+        error = ada.refused("audit", "log", "--since", text, code=2)
+        assert "2026-11-22" in error["message"]
+
+
+# --- show ---
+
+
+def test_show_has_everything_of_an_entry(ada: Operator) -> None:
+    entry = audit(ada, "show", str(audit_story.EDITED))
+    assert (entry["requester"], entry["approvers"]) == ("grace@example.org", ["linus@example.org"])
+    assert entry["approvals"][0]["comment"] == "read it: a green colour"
+    assert entry["changes"][0]["words"] == ['variants.blue: "#00f" -> "#00e"', 'variants.green: added: "#0f0"']
+    assert [(one["record"], one["valid"]) for one in entry["signatures"]] == [
+        ("entry", True), ("proposal", True), ("approval-1", True),
+    ]  # fmt: skip
+    assert entry["prev_hash"] == audit(ada, "show", str(audit_story.RAMPED))["entry_hash"]
+    text = ada.ok("audit", "show", str(audit_story.EDITED)).out
+    for part in (entry["entry_hash"], entry["proposal_sha256"], "approvals>=1", '+      "blue": "#00e",', "read it"):
+        assert part in text
+
+
+def test_show_takes_the_beginning_of_a_proposals_id(ada: Operator) -> None:
+    proposal = audit(ada, "show", str(audit_story.EDITED))["proposal"]
+    assert audit(ada, "show", proposal[:8].lower())["seq"] == audit_story.EDITED
+    assert ada.refused("audit", "show", "nothing", code=10)["code"] == "unknown_entry"
+    assert "1 .. 14" in ada.refused("audit", "show", "15", code=10)["message"]
+    assert "1 .. 14" in ada.refused("audit", "show", "0", code=10)["message"]
+
+
+def test_show_says_of_a_rejected_entry_what_nobody_vouches_for(ada: Operator) -> None:
+    text = ada.ok("audit", "show", str(audit_story.STRANGER)).out
+    assert "It changed nothing" in text
+    assert "(signed by nobody who may ask)" in text
+    assert "NOT VALID" in text
+    assert "requested   " not in text
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
+def test_the_evidence_can_be_checked_without_flaghoist(ada: Operator, tmp_path: Path) -> None:
+    entry = audit(ada, "show", str(audit_story.RAMPED), "--evidence", str(tmp_path / "proof"))
+    assert len(entry["evidence"]) == 4
+    for command in entry["evidence"]:
+        ended = subprocess.run(
+            command, shell=True, cwd=tmp_path / "proof", capture_output=True, timeout=30, check=False
+        )
+        assert ended.returncode == 0, ended
+
+
+# --- verify ---
+
+
+def test_verify_counts_every_outcome_and_lists_what_must_be_looked_at(ada: Operator) -> None:
+    ended = ada.ok("audit", "verify", "--json")
+    document = ended.document
+    assert document["whole"] is True
+    assert document["records"] == {"advanced": 2, "applied": 8, "ratified": 1, "rejected": 2, "rootchanged": 1}
+    assert seqs(document["rejected"]) == [audit_story.SAME_PERSON, audit_story.STRANGER]
+    (taint,) = document["tainted"]
+    assert (taint["seq"], taint["in_force"]) == (audit_story.READDED, ["shop.json#colour"])
+    assert document["unratified"] == []
+    assert (document["root_version"], document["epoch"], document["break"]) == (2, 3, None)
+    assert "look at them again" in ended.err
+
+
+def test_verify_warns_of_an_emergency_that_nobody_stood_behind_in_time(tmp_path: Path) -> None:
+    forge = told()
+    records = forge.records[: audit_story.KILLED]
+    ended = auditor(tmp_path, forge.first_root, records).ok("audit", "verify", "--json")
+    (waiting,) = ended.document["unratified"]
+    assert (waiting["seq"], waiting["overdue"], waiting["flags"]) == (audit_story.KILLED, True, ["checkout"])
+    assert "OVERDUE" in ended.err
+
+
+def test_verify_refuses_to_begin_at_a_checkpoint_until_there_are_any(ada: Operator) -> None:
+    error = ada.refused("audit", "verify", "--from-checkpoint", code=10)
+    assert error["code"] == "no_checkpoints"
+    assert "later release" in error["message"]
+
+
+def test_verify_says_where_a_ledger_breaks_and_the_others_tell_what_came_before(tmp_path: Path) -> None:
+    forge = told()
+    records = [*forge.records[:5], *forge.records[6:]]
+    ada = auditor(tmp_path, forge.first_root, records)
+    ended = ada.run("audit", "verify", "--json")
+    assert ended.code == 10
+    broken = ended.document["break"]
+    assert (broken["seq"], broken["expected"], broken["got"]) == (6, "seq 6", "7")
+    assert ended.document["error"]["code"] == "broken_chain"
+    log = ada.run("audit", "log", "--json")
+    assert (log.code, seqs(log.document)) == (10, [5, 4, 3, 2, 1])
+    assert "the chain breaks" in log.err
+    export = ada.run("audit", "export")
+    assert (export.code, len(export.out.splitlines())) == (10, 1 + 2 + 2 + 1 + 1)
+
+
+def test_a_second_history_ends_verify_with_10_and_both_hashes(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    forge = told()
+    other = forge.signed(replace(forge.entry(EpochClaim("elsewhere")), prev_hash=bytes(32)))
+    ended = auditor(tmp_path, forge.first_root, [*forge.records, other]).run("audit", "verify", "--json")
+    assert ended.code == 10
+    assert "another history" in ended.document["break"]["what"]
+    assert ended.document["break"]["got"] == f"prev_hash {bytes(32).hex()}"
+
+
+def test_an_auditor_who_pinned_a_later_root_verifies_from_the_first_entry(story: Forge, tmp_path: Path) -> None:
+    ada = auditor(tmp_path, story.root, story.records)
+    assert audit(ada, "verify")["root_version"] == 2
+    assert len(audit(ada, "log")) == 14
+
+
+def test_a_ledger_that_ends_before_the_pinned_root_is_cut(story: Forge, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from flaghoist.codec import decode_envelope, encode_envelope
+
+    # The root's chain can be followed, from an entry that nobody has signed: it is not in force.
+    stated = encode_envelope(replace(decode_envelope(story.records[audit_story.ROTATED - 1]), signatures=()))
+    ada = auditor(tmp_path, story.root, [*story.records[:5], stated])
+    ended = ada.run("audit", "verify", "--json")
+    assert (ended.code, ended.document["seq"]) == (10, 5)
+    assert ended.document["break"]["expected"].startswith("root version 2")
+    assert "ends too early" in ended.document["error"]["message"]
+
+
+# --- diff, blame, evaluate ---
+
+
+def test_diff_takes_all_forms_of_a_span(ada: Operator) -> None:
+    def changed(span: str) -> list[tuple[str, str]]:
+        return [(one["key"], one["change"]) for one in audit(ada, "diff", span)["changes"]]
+
+    assert changed("5..6") == [("colour", "removed")]
+    assert changed("6..5") == [("colour", "added")]
+    assert changed("14") == [("late", "added")]
+    assert changed("13..") == [("late", "added")]
+    assert changed("..2") == [("checkout", "added"), ("colour", "added")]
+    assert changed("4..7") == []
+    for wrong in ("", "..", "a..b", "1.2", "-1"):
+        assert ada.refused("audit", "diff", "--", wrong, code=2)["code"] == "usage"
+    assert ada.refused("audit", "diff", "2..99", code=10)["code"] == "unknown_entry"
+
+
+def test_diff_shows_words_the_entries_and_a_diff(ada: Operator) -> None:
+    ended = ada.ok("audit", "diff", "4..5")
+    assert 'variants.blue: "#00f" -> "#00e"' in ended.out
+    assert "requested by grace@example.org, approved by linus@example.org: a green colour" in ended.out
+    assert '-      "blue": "#00f",' in ended.out
+    assert "0 added, 1 changed, 0 removed" in ended.err
+    assert '"blue"' not in ada.ok("audit", "diff", "4..5", "--words").out.replace("variants.blue", "")
+
+
+def test_blame_names_for_each_line_who_set_it(ada: Operator) -> None:
+    lines = audit(ada, "blame", "checkout")["lines"]
+    found = {"/".join(map(str, line["path"])): line for line in lines}
+    assert found["flag/defaultVariant"]["seq"] == audit_story.IMPORT
+    assert found["flag/defaultVariant"]["approvers"] == ["grace@example.org"]
+    text = ada.ok("audit", "blame", "checkout").out
+    assert [line.partition(") ")[2] or line.rpartition(") ")[2] for line in text.splitlines()]
+    gate = audit(ada, "blame", "release.checkout-v2", "--evaluator")["lines"]
+    assert {line["seq"] for line in gate} == {audit_story.GATED, audit_story.RAMPED}
+    (new,) = [line for line in gate if line["seq"] == audit_story.RAMPED]
+    assert new["text"].strip() == '"u3"'
+
+
+def test_blame_of_a_deleted_flag_is_asked_for(tmp_path: Path) -> None:
+    forge = told()
+    ada = auditor(tmp_path, forge.first_root, forge.records[: audit_story.DELETED])
+    error = ada.refused("audit", "blame", "colour", code=10)
+    assert "--deleted" in error["hint"]
+    document = audit(ada, "blame", "colour", "--deleted")
+    assert document["deleted_by"] == audit_story.DELETED
+    assert {line["seq"] for line in document["lines"]} == {audit_story.IMPORT, audit_story.EDITED}
+
+
+def test_blame_of_what_never_was_names_what_looks_alike(ada: Operator) -> None:
+    assert "checkout" in ada.refused("audit", "blame", "chekout", code=10)["message"]
+    assert ada.refused("audit", "blame", "checkout", "--evaluator", code=10)["code"] == "unknown_flag"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "version"),
+    [
+        ("2", False, 2),
+        ("4", True, 3),
+        ("2026-05-28T23:26:40Z", True, 3),
+        ("2026-05-28T23:26:39Z", False, 3),
+        ("2026-05-28", True, 3),
+        ("8", False, 8),
+        ("14", False, 8),
+        ("1d", False, 8),
+    ],
+)
+def test_evaluate_answers_as_sidecars_did(place: str, value: object, version: int, ada: Operator) -> None:
+    answer = audit(ada, "evaluate", "checkout", "--context", "targetingKey=u3", "--at", place)
+    assert (answer["value"], answer["version"]) == (value, version)
+
+
+def test_evaluate_at_the_head_is_what_flag_eval_says(ada: Operator) -> None:
+    for key in ("checkout", "colour", "late"):
+        now, then = ada.ok("flag", "eval", key, "--json").document, audit(ada, "evaluate", key)
+        assert {name: now[name] for name in ("value", "variant", "reason", "metadata")} == {
+            name: then[name] for name in ("value", "variant", "reason", "metadata")
+        }
+
+
+def test_evaluate_tells_each_seq_at_which_the_answer_changed(ada: Operator) -> None:
+    def changes(*args: str) -> list[tuple[int, object]]:
+        found = audit(ada, "evaluate", "checkout", "--context", "targetingKey=u3", *args)["answers"]
+        return [(one["seq"], one["value"]) for one in found]
+
+    assert changes("--all") == [(1, None), (2, False), (3, False), (4, True), (8, False)]
+    assert changes("--at", "4", "--until", "8") == [(4, True), (8, False)]
+    assert changes("--at", "2026-05-29", "--until", "2026-05-29T02:00Z") == [(4, True)]
+    assert changes("--until", "2") == [(1, None), (2, False)]
+
+
+def test_evaluate_says_that_a_flag_was_not_there_and_refuses_one_that_never_was(ada: Operator) -> None:
+    answer = audit(ada, "evaluate", "late", "--at", "13")
+    assert (answer["error_code"], answer["reason"], answer["version"]) == ("FLAG_NOT_FOUND", "ERROR", None)
+    assert "checkout" in ada.refused("audit", "evaluate", "chekout", "--at", "3", code=10)["message"]
+    assert ada.refused("audit", "evaluate", "late", "--at", "99", code=10)["code"] == "unknown_entry"
+    assert ada.refused("audit", "evaluate", "late", "--at", "2020-01-01", code=10)["code"] == "unknown_entry"
+    assert ada.refused("audit", "evaluate", "late", "--all", "--at", "3", code=2)["code"] == "usage"
+
+
+# --- export ---
+
+
+def test_export_is_the_verified_entries_byte_for_byte(story: Forge, ada: Operator) -> None:
+    expected = b"".join(json_line(event) for account in examined(story)[1] for event in events(account)).decode()
+    assert ada.ok("audit", "export").out == expected
+    assert ada.run_process("audit", "export").out == expected
+    since = ada.ok("audit", "export", "--since-seq", "13").out
+    assert expected.endswith(since)
+    assert [json.loads(line)["seq"] for line in since.splitlines()] == [13, 14]
+
+
+def test_export_with_json_is_one_document(ada: Operator) -> None:
+    lines = [json.loads(line) for line in ada.ok("audit", "export", "--format", "cloudevents").out.splitlines()]
+    assert audit(ada, "export", "--format", "cloudevents") == lines
+    assert ada.refused("audit", "export", "--follow", code=2)["code"] == "usage"
+
+
+def test_follow_writes_new_entries_as_they_come_and_ends_behind_a_whole_line(tmp_path: Path) -> None:
+    forge = told()
+    ada = auditor(tmp_path, forge.first_root, forge.records)
+    with ada.spawn("audit", "export", "--follow", "--since-seq", "14") as process:
+        try:
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline())["seq"] == 14
+            change(forge, forge.op("more", boolean_flag("on")), title="while somebody follows")
+            write_more(tmp_path, forge.records[-1:])
+            event = json.loads(process.stdout.readline())
+            assert (event["seq"], event["title"]) == (15, "while somebody follows")
+            process.terminate()
+            rest, said = process.communicate(timeout=30)
+        except BaseException:
+            process.kill()
+            raise
+    assert (process.returncode, rest, b"Traceback" in said) == (0, b"", False)
+
+
+def test_follow_ends_with_10_when_a_second_history_turns_up(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    forge = told()
+    ada = auditor(tmp_path, forge.first_root, forge.records)
+    with ada.spawn("audit", "export", "--follow", "--since-seq", "14") as process:
+        try:
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline())["seq"] == 14
+            other = forge.signed(replace(forge.entry(EpochClaim("elsewhere")), prev_hash=bytes(32)))
+            write_more(tmp_path, [other])
+            rest, said = process.communicate(timeout=30)
+        except BaseException:
+            process.kill()
+            raise
+    assert (process.returncode, rest) == (10, b"")
+    assert b"another history" in said
+
+
+def test_a_reader_that_leaves_ends_the_export_quietly(ada: Operator) -> None:
+    with ada.spawn("audit", "export") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert process.wait(timeout=30) == 0
+    assert b"Traceback" not in said
+
+
+# --- what others wrote ---
+
+
+def test_control_characters_of_others_never_reach_the_terminal(tmp_path: Path) -> None:
+    forge = told()
+    change(forge, forge.op("evil", boolean_flag("on", description="\u202eevil\x1b]0;x\x07")), title="a\x1b[2J\u202eb")
+    ada = auditor(tmp_path, forge.first_root, forge.records)
+    for args in (
+        ["log"], ["show", "15"], ["diff", "15"], ["blame", "evil"], ["evaluate", "evil"],
+        ["evaluate", "evil", "--all"], ["export", "--since-seq", "15"], ["verify"],
+    ):  # fmt: skip
+        ended = ada.ok("audit", *args)
+        for character in ("\x1b", "\x07", "\u202e"):
+            assert character not in ended.out + ended.err, args
+
+
+def test_a_rejected_entry_of_the_year_287396_breaks_no_command(tmp_path: Path) -> None:
+    forge = told()
+    body = forge.release(forge.op("late", boolean_flag("off")))
+    forge.append(body, published_at=2**53 - 1)
+    ada = auditor(tmp_path, forge.first_root, forge.records)
+    for args in (["log"], ["show", "15"], ["verify"], ["diff", "15"], ["evaluate", "late", "--at", "15"], ["export"]):
+        ada.ok("audit", *args)
+    assert audit(ada, "log", "--limit", "1")[0]["kind"] == "rejected"
