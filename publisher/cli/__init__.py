@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "approve": ("publisher.cli.decide:approve", "Approve, or reject, somebody else's proposal."),
     "publish": ("publisher.cli.publish:publish", "Put an approved proposal into the ledger."),
     "publisher": ("publisher.cli.publisher:publisher", "Run the service that appends what people have signed."),
+    "kill": ("publisher.cli.kill:kill", "Turn flags to their safe variants, at once, by an emergency key."),
     "flag": ("publisher.cli.flag:flag", "List, show and evaluate flags."),
     "export": ("publisher.cli.export:export", "Write the flags as a file that flagd serves."),
     "history": ("publisher.cli.flag:history", "Show every change of one flag."),

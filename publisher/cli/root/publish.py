@@ -8,28 +8,25 @@ import click
 
 from flaghoist.codec import encode_envelope
 from flaghoist.errors import Misconfigured, WrongRole
-from flaghoist.log.base import Stream
 from flaghoist.outcomes import RootChanged
 from flaghoist.records import RootUpdate
 from flaghoist.signing import digest
 from flaghoist.taint import Taint, tainted
 from flaghoist.values import Role, Target
 from publisher import root_plan
-from publisher.cli import ledger_wait
+from publisher.cli import appending
 from publisher.cli.desk import Desk, Exit, Interrupted, inline
 from publisher.cli.reading import Reading, read, send
 from publisher.cli.root.plan import chain_of, check_anchor, envelope_in, plan_fields, show_plan, waiting_in
 from publisher.cli.times import moment
 from publisher.cli.workspace import Workspace, operation
-from publisher.journal import Journal
 from publisher.root_signatures import RootEdited, SignedRoot, check_unedited, find, signed_root
-from publisher.sequencer import Sequencer
 from publisher.signers.keyring import KeyAtHand
 
 
 @click.command("publish")
 @click.argument("names", nargs=-1, metavar="[FILE|VERSION|DIGEST]...")
-@click.option("--wait", "wait_s", type=click.IntRange(1, 3600), default=ledger_wait.WAIT_S_DEFAULT, show_default=True,
+@click.option("--wait", "wait_s", type=click.IntRange(1, 3600), default=appending.WAIT_S_DEFAULT, show_default=True,
               metavar="SECONDS", help="How long to wait for the publisher's service, where there is one.")  # fmt: skip
 @operation(ledger=True, key=True, change=True)
 def publish_root(work: Workspace, names: tuple[str, ...], wait_s: int) -> Exit:
@@ -51,14 +48,14 @@ def publish_root(work: Workspace, names: tuple[str, ...], wait_s: int) -> Exit:
         fields = plan_fields(case, now_ms=work.now_ms())
         work.desk.result({"dry_run": True, **fields}, f"would publish {case.id} as version {case.root.version}")
         return Exit.OK
-    holder = ledger_wait.service_at_work(work, reading)
+    holder = appending.service_at_work(work, reading)
     chosen = None if holder else _publisher_key(work, case)
     if not work.desk.confirm(f"Publish version {case.root.version} of the root of {case.root.log_id}?"):
         return Exit.USAGE
     if chosen is None:
         send(work, [encode_envelope(case.root.envelope)])
         work.desk.say(f"handed over to the publisher at work: {holder}")
-        link = ledger_wait.wait_for(
+        link = appending.wait_for(
             work, reading, lambda: _link_of(reading, case.root.sha256), wait_s=wait_s,
             what=f"root version {case.root.version}", look="flaghoist root show --history",
         )  # fmt: skip
@@ -115,12 +112,8 @@ def _append(work: Workspace, reading: Reading, case: SignedRoot, chosen: KeyAtHa
     held, _ = work.unlock(chosen, Role.PUBLISHER, judge)
 
     async def append() -> RootChanged:
-        with Journal.open(work.home.journals, case.root.log_id) as journal:
-            async with work.open_log(Stream.LEDGER) as log:
-                # What was verified a moment ago need not be verified again: the reader goes on where it stopped.
-                reading.reader.log = log
-                sequencer = Sequencer(reading.reader, journal, held, holder=work.holder(), clock_ms=work.now_ms)
-                link = await sequencer.append(RootUpdate(case.root.envelope))
+        async with appending.sequencer_here(work, reading, held) as sequencer:
+            link = await sequencer.append(RootUpdate(case.root.envelope))
         assert isinstance(link, RootChanged)  # noqa: S101 — append returns what the body makes
         return link
 

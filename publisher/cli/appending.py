@@ -1,17 +1,19 @@
-"""Waits for what another process appends: the publisher's service, where there is one."""
+"""How a command gets an entry into the ledger: by the publisher's service at work, or by this machine's own key."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Final, TypeVar
 
 from flaghoist.errors import LogMissing, OutcomeUnknown
 from flaghoist.freshness import Heartbeats, Proof
 from flaghoist.log.base import Stream, read_to_end
+from flaghoist.signing import Signer
 from publisher.cli.desk import Interrupted
 from publisher.cli.reading import Reading
 from publisher.cli.workspace import Workspace
 from publisher.journal import Journal
+from publisher.sequencer import Sequencer
 
 # A service appends within a second; a standby takes over within half a minute.
 WAIT_S_DEFAULT: Final = 30
@@ -45,6 +47,20 @@ def service_at_work(work: Workspace, reading: Reading) -> str | None:
     if beats.newest is None or beats.standing(now_ms=work.now_ms()).proof not in (Proof.FRESH, Proof.LAGGING):
         return None
     return None if beats.newest.holder == work.holder() else beats.newest.holder
+
+
+@asynccontextmanager
+async def sequencer_here(work: Workspace, reading: Reading, signer: Signer) -> AsyncIterator[Sequencer]:
+    """Hold this machine's lease, and yield a sequencer that goes on where the reading stopped.
+
+    Raises:
+        Unavailable: another process holds the lease; or the log.
+    """
+    with Journal.open(work.home.journals, reading.root.log_id) as journal:
+        async with work.open_log(Stream.LEDGER) as log:
+            # What was verified a moment ago need not be verified again.
+            reading.reader.log = log
+            yield Sequencer(reading.reader, journal, signer, holder=work.holder(), clock_ms=work.now_ms)
 
 
 def wait_for(
