@@ -96,7 +96,7 @@ class Examination:
                     self.ledger.head.seq.next(),
                     "written by a newer release",
                     "a record that this release understands",
-                    str(outcome.refusal),
+                    " ".join(str(outcome.refusal).split()),
                 )
             case _ if isinstance(outcome, Link):
                 return self._account(position, value, outcome, judge)

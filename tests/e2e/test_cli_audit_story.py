@@ -2,17 +2,19 @@
 
 import json
 import shutil
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flaghoist.records import EpochClaim
+from flaghoist.records import EpochClaim, Release
 from publisher.audit.event import events, json_line
 from tests import audit_story
 from tests.audit_story import auditor, change, examined, told, write_more
-from tests.forge import Forge, boolean_flag
+from tests.forge import ADA, Forge, boolean_flag
 from tests.scenarios.operators import Operator
 
 
@@ -25,6 +27,12 @@ def story() -> Forge:
 def ada(story: Forge, tmp_path_factory: pytest.TempPathFactory) -> Operator:
     """Somebody who has pinned the story's first root."""
     return auditor(tmp_path_factory.mktemp("audit"), story.first_root, story.records)
+
+
+def cut(directory: Path, *, after: int) -> None:
+    """Take the records behind a position out of an auditor's ledger."""
+    with closing(sqlite3.connect(directory / "ledger.db")) as database, database:
+        assert database.execute("DELETE FROM ledger_record WHERE position > ?", (after,)).rowcount
 
 
 def audit(operator: Operator, *args: str) -> Any:
@@ -193,7 +201,9 @@ def test_a_ledger_that_ends_before_the_pinned_root_is_cut(story: Forge, tmp_path
 
     # The root's chain can be followed, from an entry that nobody has signed: it is not in force.
     stated = encode_envelope(replace(decode_envelope(story.records[audit_story.ROTATED - 1]), signatures=()))
-    ada = auditor(tmp_path, story.root, [*story.records[:5], stated])
+    ada = auditor(tmp_path, story.root, story.records)
+    cut(tmp_path, after=4)
+    write_more(tmp_path, [stated])
     ended = ada.run("audit", "verify", "--json")
     assert (ended.code, ended.document["seq"]) == (10, 5)
     assert ended.document["break"]["expected"].startswith("root version 2")
@@ -381,6 +391,17 @@ def test_control_characters_of_others_never_reach_the_terminal(tmp_path: Path) -
         ended = ada.ok("audit", *args)
         for character in ("\x1b", "\x07", "\u202e"):
             assert character not in ended.out + ended.err, args
+
+
+def test_a_proposals_id_cannot_pass_for_a_line_of_ours(tmp_path: Path) -> None:
+    forge = told()
+    proposal = forge.proposal(forge.op("late", boolean_flag("off")), proposal_id="X\nwarning: all is well\n")
+    forge.append(Release(proposal, (forge.approval(proposal, by=ADA),), "approvals>=1"))
+    ada = auditor(tmp_path, forge.first_root, forge.records)
+    for args in (["log"], ["show", "15"], ["verify"]):
+        ended = ada.ok("audit", *args)
+        assert "all is well" in ended.out + ended.err
+        assert not any(line.startswith("warning: all") for line in (ended.out + ended.err).splitlines())
 
 
 def test_a_rejected_entry_of_the_year_287396_breaks_no_command(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def _lines(account: Account, checked: list[CheckedSignature]) -> Iterator[str]:
     under = f"in epoch {entry.epoch}, root version {entry.root_version}"
     yield f"seq {entry.seq}: {account.kind}, published {published} {under}"
     if account.refusal is not None:
-        yield f"rejected    {account.refusal.code}: {account.refusal}"
+        yield f"rejected    {account.refusal.code}: {inline(str(account.refusal))}"
         yield "            It changed nothing. Only what its own signatures prove is told as fact."
     if account.quarantined:
         yield "quarantine  another history was known before this entry: sidecars served it after the cure only"

@@ -78,10 +78,10 @@ def _report(work: Workspace, examined: Examined, taints: tuple[Taint, ...], foun
     said = f"{ledger.root.log_id}: verified {head.seq} entries, head {head.entry_hash.hex()}, epoch {head.epoch}"
     work.desk.result(document, f"{said}\n{_counted(counts)}")
     for account in rejected:
-        work.desk.warn(f"seq {account.seq} changed nothing: {account.title}")
+        work.desk.warn(f"seq {account.seq} changed nothing: {inline(account.title)}")
     for fork in examination.forks:
         cured = "" if ledger.quarantined_by is not None else " (cured: a later root took the keys' roles away)"
-        work.desk.warn(f"{fork}{cured}")
+        work.desk.warn(f"{inline(str(fork))}{cured}")
     for one in waiting:
         work.desk.warn(_waiting_told(one, now_ms))
     for taint in taints:
@@ -90,7 +90,8 @@ def _report(work: Workspace, examined: Examined, taints: tuple[Taint, ...], foun
         when = f"expires in {age(left_ms)}" if left_ms >= 0 else f"expired {told(ledger.root.record.expires_at)}"
         work.desk.warn(f"root version {ledger.root.version} {when}: publish a new one")
     for position, dropped in examination.dropped.items():
-        work.desk.say(f"record at position {position} counts for nothing: {dropped.refusal.code}: {dropped.refusal}")
+        why = f"{dropped.refusal.code}: {inline(str(dropped.refusal))}"
+        work.desk.say(f"record at position {position} counts for nothing: {why}")
     for position, void in examination.void.items():
         work.desk.say(f"record at position {position}, seq {void.seq}, is void: {void.why}")
     for name, shown in (("dropped", examination.dropped), ("void", examination.void)):
