@@ -7,7 +7,7 @@ from difflib import unified_diff
 from typing import Final
 
 from flaghoist.codec import ENVELOPE_BYTES_MAX, OPS_MAX
-from flaghoist.definition import encode_flag
+from flaghoist.definition import encode_flag, killed_document
 from flaghoist.errors import BadDefinition, Refused, TooLarge
 from flaghoist.records import Op
 from flaghoist.snapshot import Snapshot
@@ -32,16 +32,25 @@ class Step:
 
     @property
     def verb(self) -> str:
+        if self.op.action is Action.KILL:
+            return "kill"
         if self.op.definition is None:
             return "delete"
         return "add" if self.before is None else "change"
+
+    @property
+    def after(self) -> bytes | None:
+        """The definition that it would leave; None for none."""
+        if self.op.action is Action.KILL:
+            return None if self.before is None else killed_document(self.before)
+        return self.op.definition
 
     def diff(self) -> str:
         """Return a unified diff of the definitions as indented JSON."""
         version = self.op.expected_version
         old = "/dev/null" if self.before is None else f"{self.op.state_id} (seq {version})"
-        new = "/dev/null" if self.op.definition is None else f"{self.op.state_id} (proposed)"
-        lines = unified_diff(pretty_lines(self.before), pretty_lines(self.op.definition), old, new, n=3, lineterm="")
+        new = "/dev/null" if self.after is None else f"{self.op.state_id} (proposed)"
+        lines = unified_diff(pretty_lines(self.before), pretty_lines(self.after), old, new, n=3, lineterm="")
         return "\n".join(lines)
 
 

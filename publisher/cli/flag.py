@@ -69,7 +69,7 @@ def show(work: Workspace, key: str) -> Exit:
     reading = read(work)
     state_id = reading.find_flag(key)
     change = reading.documents.changes[state_id][-1]
-    document = change.op.definition
+    document = change.after
     work.desk.result(
         {"key": state_id.key, "source": state_id.source, "definition": json_value(document), "last": _change(change)},
         "\n".join(pretty_lines(document)),
@@ -126,9 +126,7 @@ def history(work: Workspace, key: str) -> Exit:
     changes = reading.documents.changes.get(state_id, [])
     if not changes:
         reading.find_flag(key)  # says that there is none
-    work.desk.result(
-        [{**_change(c), "before": json_value(c.before), "after": json_value(c.op.definition)} for c in changes]
-    )
+    work.desk.result([{**_change(c), "before": json_value(c.before), "after": json_value(c.after)} for c in changes])
     if work.desk.as_json:
         return Exit.OK
     for change in changes:
