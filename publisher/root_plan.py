@@ -71,7 +71,7 @@ class KeyChange:
 class Difference:
     """What a root changes of the one before it; of a first root, everything.
 
-    `thresholds` has (role, before, after); `policy` is a unified diff, "" when it stays.
+    `thresholds` has (role, before, after), of a later root; `policy` is a unified diff, "" when it stays.
     """
 
     keys: tuple[KeyChange, ...]
@@ -281,7 +281,8 @@ def difference(before: Root | None, after: Root) -> Difference:
     thresholds = tuple(
         (role, _threshold(before, role), _threshold(after, role))
         for role in Role
-        if _threshold(before, role) != _threshold(after, role)
+        # A single signature is enough for those by design, and of a first root all is new.
+        if before is not None and role not in SINGLE and _threshold(before, role) != _threshold(after, role)
     )
     known = set() if before is None else set(before.record.revoked)
     revoked = tuple(revocation for revocation in after.record.revoked if revocation not in known)
@@ -301,9 +302,7 @@ def in_words(change: Difference) -> list[str]:
             lines.append(f"+ {whose} gains {', '.join(key.gained)}")
         if key.lost:
             lines.append(f"- {whose} loses {', '.join(key.lost)}")
-    lines += [
-        f"~ {role}: takes {new} people instead of {old}" for role, old, new in change.thresholds if old or new > 1
-    ]
+    lines += [f"~ {role} takes {new} people instead of {old}" for role, old, new in change.thresholds]
     for revocation in change.revoked:
         lines.append(f"- key {revocation.key_id} is revoked for ever: {revocation.reason or 'no reason given'}")
         if revocation.distrust_from_seq is not None:

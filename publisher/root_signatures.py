@@ -22,7 +22,7 @@ class UnknownRoot(Refused):
     """No root of that digest or version waits for signatures, or several do."""
 
     code = "unknown_root"
-    hint = "see which roots wait with `flaghoist pending`"
+    hint = "see what waits with `flaghoist pending`, and what is in force with `flaghoist root show --history`"
 
 
 class RootEdited(SignatureRefused):

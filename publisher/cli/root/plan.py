@@ -40,9 +40,11 @@ def show_plan(desk: Desk, case: SignedRoot, *, now_ms: int) -> None:
         if root.grant(role).key_ids:
             desk.say(f"  {role:12}{root.grant(role).threshold} of {', '.join(sorted(root.people_of(role)))}")
     desk.say("who steals one key could:")
+    alike: dict[tuple[bool, tuple[str, ...]], list[str]] = {}
     for power in root_plan.powers(root):
-        mark = "ALONE: " if power.alone else ""
-        desk.say(f"  {power.key.person} {power.key.key_id[:8]}…: {mark}{'; '.join(power.could)}")
+        alike.setdefault((power.alone, power.could), []).append(f"{power.key.person} ({power.key.key_id[:8]}…)")
+    for (alone, could), whose in alike.items():
+        desk.say(f"  {', '.join(whose)}: {'ALONE: ' if alone else ''}{'; '.join(could)}")
     for concern in _worries(case, now_ms):
         desk.warn(concern)
 
@@ -116,7 +118,7 @@ def say_missing(desk: Desk, case: SignedRoot, file: Path | None) -> None:
 def expiry(shown: Root, now_ms: int) -> str:
     """Return until when a root counts, as people read it."""
     left_ms = shown.record.expires_at - now_ms
-    days = abs(left_ms) // days_ms(1)
+    days = round(abs(left_ms) / days_ms(1))
     return f"{moment(shown.record.expires_at)} ({f'in {days} days' if left_ms >= 0 else f'{days} days ago'})"
 
 
