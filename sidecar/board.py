@@ -71,6 +71,7 @@ class Served:
             second and not once a call; None while fresh.
         past: the call is pinned to an older version, whose flags are not those of the newest.
         pin_miss: why the call's pin was not honoured; None when it was, or there is none.
+        why_stale: see Board.
     """
 
     view: View
@@ -78,6 +79,7 @@ class Served:
     stale_s: int | None
     past: bool
     pin_miss: PinMiss | None
+    why_stale: str = ""
 
 
 @dataclass(slots=True)
@@ -100,6 +102,8 @@ class Board:
         min_pin: calls pinned to an older version are answered from the newest. Raised by put() only.
         fresh_until: when the newest proof of freshness runs out; -inf while there is none.
         state: what the verifier says; for people and metrics, it never changes an answer.
+        why_stale: what keeps answers from being fresh, in a few words; they carry it while they are stale.
+        withheld: why nothing is served though there is something, in a few words; "" when it is.
         clock: the clock, for faces that need the same time.
     """
 
@@ -116,6 +120,8 @@ class Board:
         "min_pin",
         "state",
         "view",
+        "why_stale",
+        "withheld",
     )
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -123,6 +129,8 @@ class Board:
         self.view: View | None = None
         self.state = VerifierState.LOADING
         self.fresh_until = -math.inf
+        self.why_stale = ""
+        self.withheld = ""
         self._fresh_at = clock()
         self.min_pin = Seq(0)
         self._past: dict[Seq, _Past] = {}  # in the order of put(), so the newest is the last
@@ -241,7 +249,8 @@ class Board:
         now_s = self.clock()
         stale_s = None if now_s < self.fresh_until else int(self.stale_s(now_s) or 0)
         past = self.view is not None and view.flags is not self.view.flags
-        return Served(view.select(asked.selector), int(now_s), stale_s, past, miss)
+        why_stale = "" if stale_s is None else self.why_stale
+        return Served(view.select(asked.selector), int(now_s), stale_s, past, miss, why_stale)
 
     def _pinned(self, pin: Seq) -> tuple[View, PinMiss | None]:
         newest = self.view

@@ -11,7 +11,10 @@ from typing import Any, Final
 from flaghoist.definition import JsonValue
 from flaghoist.environment import Environments
 from flaghoist.errors import FlaghoistError, Misconfigured
+from flaghoist.root import FIRST_VERSION
+from sidecar.floors import NO_SEQ, Floor, Floors, time_of
 from sidecar.listeners import Face, Listener, TcpListener, parse_listeners
+from sidecar.pinned_root import RootPin, parse_root
 from sidecar.request import header_context_from, static_context_from
 from sidecar.tls import TlsFiles
 
@@ -36,7 +39,7 @@ class Config:
     """What a sidecar runs with; every value has been checked."""
 
     ledger: str
-    root: Path
+    root: RootPin
     listen: Mapping[Face, tuple[Listener, ...]]
     tls: TlsFiles | None
     token_file: Path | None
@@ -47,6 +50,8 @@ class Config:
     state_dir: Path
     drain_s: float
     fresh_for_s: float
+    require_fresh_on_cold_start: bool
+    floors: Floors
     disabled_on_v1: str
     log_level: str
 
@@ -78,6 +83,13 @@ def _switch(text: str) -> bool:
 
 def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _version(text: str) -> int:
+    number = int(text)
+    if not FIRST_VERSION <= number < 2**31:
+        raise ValueError(f"want a version from {FIRST_VERSION} on, got {text}")
+    return number
 
 
 def _seconds(text: str) -> float:
@@ -116,7 +128,12 @@ OPTIONS: Final = (
     Option(
         "ledger", _text, None, "ledger: sqlite:///path or kafka://host:9092/topic (default: the one pinned by `init`)"
     ),
-    Option("root", _path, None, "pinned root file; the only thing that is trusted (default: the one pinned by `init`)"),
+    Option(
+        "root",
+        parse_root,
+        None,
+        "the root to trust, nothing else is: a file, or sha256:HEX of any version (default: the one pinned by `init`)",
+    ),
     Option("listen", parse_listeners, DEFAULT_LISTEN[Face.RPC], "evaluation over gRPC: off, or a list of addresses"),
     Option("management_listen", parse_listeners, DEFAULT_LISTEN[Face.MANAGEMENT], "health and metrics over HTTP"),
     Option("sync_listen", parse_listeners, DEFAULT_LISTEN[Face.SYNC], "flags for in-process providers over gRPC"),
@@ -132,7 +149,18 @@ OPTIONS: Final = (
     Option("server", _choice(*SERVERS), "auto", "gRPC front: native (faster), grpcio, or auto"),
     Option("state_dir", _path, None, "where the last good state is kept (default: the XDG state directory)"),
     Option("drain_s", _seconds, "5", "seconds that open calls may take after SIGTERM"),
-    Option("fresh_for_s", _seconds, FRESH_FOR_S, "seconds without the ledger after which answers say STALE"),
+    Option(
+        "fresh_for_s",
+        _seconds,
+        FRESH_FOR_S,
+        "seconds that a log's word counts, without heartbeats",
+    ),
+    Option(
+        "require_fresh_on_cold_start", _switch, "false", "without a kept state, serve nothing until it is proved fresh"
+    ),
+    Option("floor", Floor.parse, None, "serve nothing before this entry of the ledger: SEQ, or SEQ:ENTRY_HASH"),
+    Option("floor_root_version", _version, str(FIRST_VERSION), "serve nothing under an earlier version of the root"),
+    Option("not_before", time_of, None, "serve nothing while the clock is before this time: 2026-01-31T12:00:00Z"),
     Option("disabled_on_v1", _choice(*DISABLED_ON_V1), "not_found", "what old clients hear of a DISABLED flag"),
     Option("log_level", _choice(*LOG_LEVELS), "info", "least level that is written to stderr"),
 )
@@ -158,6 +186,9 @@ def read(sources: Sequence[tuple[str, Mapping[str, str]]], environments: Environ
     _settle_listeners(picked, problems)
     if problems:
         raise Misconfigured("; ".join(problems), hint="see `flaghoist-sidecar --help`")
+    entry, not_before_ms = picked.pop("floor"), picked.pop("not_before")
+    root_version = picked.pop("floor_root_version")
+    picked["floors"] = Floors(entry or Floor(NO_SEQ, None), root_version, not_before_ms or 0)
     picked["state_dir"] = picked["state_dir"] or state_home / "sidecar"
     return Config(**picked)
 

@@ -3,22 +3,42 @@
 import asyncio
 import gc
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
 from flaghoist.errors import LogTruncated, Misconfigured, Unavailable
-from flaghoist.ledger import Advanced, Applied, Dropped, Forked, Gap, Held, Ledger, Outcome, Rejected, Repeated, Void
+from flaghoist.ledger import Ledger
 from flaghoist.log.base import Batch, LogRecord
 from flaghoist.log.reconnect import BACKOFF_CAP_S
-from flaghoist.snapshot import paused_collector
-from flaghoist.values import Seq
-from sidecar.board import Board, VerifierState
-from sidecar.keep import Kept
+from flaghoist.outcomes import (
+    Advanced,
+    Applied,
+    Dropped,
+    Forked,
+    Gap,
+    Held,
+    Link,
+    Outcome,
+    Ratified,
+    Rejected,
+    Repeated,
+    RootChanged,
+    Void,
+)
+from flaghoist.snapshot import Snapshot, paused_collector
+from flaghoist.values import ProposalKind, Seq
+from sidecar.board import Board
+from sidecar.floors import FLOOR, Floors
+from sidecar.freshness_watch import FreshnessWatch
+from sidecar.keep import BEAT, EVIDENCE, Kept
 from sidecar.report import BoundedReport
+from sidecar.restarting import Restarting
+from sidecar.status import Status
+from sidecar.steady_clock import SteadyClock
 
 # How long to wait before the whole ledger is read again when entries stay missing.
 RESYNC_S: Final = 30.0
@@ -28,6 +48,8 @@ MANY_RECORDS: Final = 32
 SLICE_S: Final = 0.003
 # Entries that may wait for the disk; at 1 KiB each, little memory, and more than a catch-up verifies in one second.
 UNKEPT_MAX: Final = 5000
+# The newest heartbeat is kept for the clock's sake, which a start compares with it: seconds do not matter there.
+BEAT_KEPT_S: Final = 30.0
 
 Follow = Callable[[int, Callable[[Unavailable], None]], AsyncGenerator[Batch, None]]
 
@@ -38,14 +60,29 @@ class _EntriesMissingError(Exception):
     """The log went on after a gap: it must be read again from its start."""
 
 
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What could be served: a state, and what counted when it was the newest."""
+
+    snapshot: Snapshot
+    min_pin: Seq
+    root_version: int
+    at_pinned_root: bool
+
+
 class Follower:
     """Follows one ledger and keeps the board, and the disk, at its newest verified state.
+
+    While the ledger is in quarantine, or holds what only a newer release understands, nothing new is served or kept.
+    Entries are verified on, without being held in memory: after a cure they are read again, for the disk.
 
     Args:
         ledger: the verifier, before its first record.
         kept: where verified entries are kept; None when there is no writable place.
-        clock: Unix seconds, the board's clock.
-        fresh_for_s: how long the log's last sign of life counts.
+        watch: told of what bears on freshness; it keeps the board's state.
+        clock: the watch's clock.
+        floors: below them nothing is served.
+        require_fresh: without a kept state, nothing is served until it is known to be the newest.
     """
 
     def __init__(
@@ -54,70 +91,133 @@ class Follower:
         board: Board,
         kept: Kept | None,
         *,
+        watch: FreshnessWatch,
+        status: Status,
         report: BoundedReport,
-        clock: Callable[[], float],
-        fresh_for_s: float,
+        clock: SteadyClock,
+        floors: Floors = Floors(),  # noqa: B008  (frozen)
+        require_fresh: bool = False,
     ) -> None:
-        self.tally: Counter[str] = Counter()
         self._ledger = ledger
         self._board = board
         self._kept = kept
+        self._watch = watch
+        self._status = status
         self._report = report
         self._clock = clock
-        self._fresh_for_s = fresh_for_s
+        self._floors = floors
+        self._require_fresh = require_fresh
+        self._reading = Restarting()
         self._position = 0
+        # Of the newest link: a log that is opened anew must still hold it.
+        self._head_position = 0
         self._caught_up = False
         # The log was seen to hold the head, since reading began; without that its silence proves nothing.
         self._head_seen = False
         self._gap: Gap | None = None
-        self._resyncing = False
+        # The last state before a proof of another history; None while there is no such proof.
+        self._good: _State | None = None
+        self._floor_said = False
+        # Where to read again for the disk, once a quarantine is over.
+        self._aside_from: int | None = None
+        self._read_aside = False
         # Verified, and not on the disk yet: one task writes them, in order.
         self._unkept: list[LogRecord] = []
+        self._kept_seq = Seq(0)
         self._unkept_fresh = False
+        self._unkept_beat: bytes | None = None
+        self._beat_kept_s = -BEAT_KEPT_S
         self._keeping: asyncio.Task[None] | None = None
+        status.ledger = ledger
+        watch.keep_beat = self.keep_beat
+        watch.on_fork = self._quarantine_by_heartbeat
+        watch.on_look = self._serve_what_was_withheld
+
+    # --- the disk, at the start ---
 
     def load_kept(self) -> None:
         """Serve what this pod kept, verified anew; called once, before `run`."""
         if self._kept is None:
             return
-        known_fresh_at_s = self._kept.known_fresh_at_s
+        known_fresh_at_s = self._kept.known_fresh_at_s  # before anything is cut off the file
         with paused_collector():
             self._take_kept(self._kept)
         self._kept.forget_from_here()
+        self._kept_seq = self._ledger.head.seq
+        self._position = self._head_position  # to be read again: the log must still hold the head
+        self._load_evidence(self._kept)
+        if beat := self._kept.read_beside(BEAT):
+            self._watch.load(beat)
         if self._ledger.head.seq > Seq(0):
-            self._board.mark_stale(since_s=known_fresh_at_s)
-            self._board.state = VerifierState.CATCHING_UP
+            self._require_fresh = False  # no cold start
+            self._watch.note_known_fresh(known_fresh_at_s)
             self._put()
             _settle_memory()
             logger.info("snapshot.loaded", origin="disk", seq=self._ledger.head.seq.number)
+        self._watch.look()
 
     def _take_kept(self, kept: Kept) -> None:
         for record in kept.entries():
             # Judged first: what somebody wrote to this disk must not stop a verifier that the ledger would not.
             link = self._ledger.judge(record.value)
-            if not isinstance(link, Applied | Advanced | Rejected):
+            if not isinstance(link, Link) or self._floors.contradicted_by(link):
                 logger.warning("kept_state.refused", path=str(kept.path), after_seq=self._ledger.head.seq.number)
                 break
             self._ledger.take(link)
-            self._position = record.position  # to be read again: the log must still hold the head
+            self._head_position = record.position
+
+    def _load_evidence(self, kept: Kept) -> None:
+        """Be quarantined again by the proof of another history, if it still is one: a restart is no cure."""
+        record = kept.read_beside(EVIDENCE)
+        if record is None:
+            return
+        outcome = self._ledger.judge(record)
+        proof = outcome if isinstance(outcome, Forked) else self._watch.load_evidence(record)
+        if proof is not None:
+            self._ledger.quarantine(proof)
+            self._quarantine(proof, self._state(), evidence=str(kept.path.with_suffix(EVIDENCE)))
+
+    # --- the log ---
 
     async def run(self, follow: Follow) -> None:
-        """Follow until cancelled; while a log is away, or was cut, the last good state is served."""
+        """Follow until cancelled; while a log is away, or was cut, the last good state is served.
+
+        Raises:
+            Misconfigured: the log cannot be followed and nothing is served; or what the options ask for cannot be.
+        """
         try:
-            await self._follow_on(follow)
+            await self._reading.run(lambda: self._follow_on(follow))
         finally:
             if self._keeping is not None:
                 await self._keeping
+            self._keep_last_beat()
+
+    def renew_client(self) -> None:
+        """Have the log opened anew; it must still hold what was verified."""
+        self._position = self._head_position
+        self._reading.restart()
+
+    @property
+    def _stopped(self) -> bool:
+        """Whether no entry can be taken any more: one of the chain itself was not understood."""
+        return self._ledger.stopped_by is not None and not self._ledger.stopped_by.signers
 
     async def _follow_on(self, follow: Follow) -> None:
         self._head_seen = self._ledger.head.seq == Seq(0)
+        again_s = 0.0
         while True:
+            if self._stopped:
+                await asyncio.Event().wait()  # nothing more is taken; the last good state is served until a restart
             try:
                 async with aclosing(follow(self._position, self._lost)) as batches:
                     async for batch in batches:
                         await self._take(batch)
-                        if self._ledger.stopped_by is not None:
+                        if self._watch.resyncing is False:
+                            again_s = 0.0
+                        if self._stopped or self._read_aside:
                             break
+                if self._read_aside:
+                    self._begin_aside()
             except Misconfigured as error:
                 # With nothing to serve the operator must act now; else answers matter more than a wrong setting.
                 if self._board.view is None:
@@ -126,31 +226,29 @@ class Follower:
                 await asyncio.sleep(BACKOFF_CAP_S)
             except (LogTruncated, _EntriesMissingError) as error:
                 logger.error("ledger.entries_missed", after_seq=self._ledger.head.seq.number, reason=str(error))
-                self._board.state = VerifierState.RESYNC
-                self._board.mark_stale()
-                again_s = RESYNC_S if self._resyncing else 0.0
-                self._resyncing = True
+                self._watch.resyncing = True
+                self._watch.log_lost()
                 self._position, self._head_seen, self._gap = 0, self._ledger.head.seq == Seq(0), None
                 await asyncio.sleep(again_s)
-            if self._ledger.stopped_by is not None:
-                await asyncio.Event().wait()  # nothing more is taken; the last good state is served until a restart
+                again_s = RESYNC_S
 
     def _lost(self, error: Unavailable | Misconfigured) -> None:
         self._caught_up = False
-        if self._board.state is VerifierState.FRESH:
-            self._board.state = VerifierState.STALE
+        self._watch.log_lost()
         self._report.warning("ledger.lost", code=error.code, reason=str(error))
 
     async def _take(self, batch: Batch) -> None:
         with paused_collector(len(batch.records) >= MANY_RECORDS):
-            links = await self._receive_all(batch.records)
+            await self._receive_all(batch.records)
         missing = self._gap is not None and self._gap.got > self._ledger.head.seq
-        reached_end = batch.at_end and not missing and self._head_seen and self._ledger.stopped_by is None
+        reached_end = batch.at_end and not missing and self._head_seen and not self._stopped
         self._position = batch.next_position
         if reached_end:
             self._reach_end()
-        await self._keep(links, reached_end)
-        if batch.at_end and self._ledger.stopped_by is None and not reached_end:
+        else:
+            self._watch.look()
+        await self._keep(reached_end=reached_end)
+        if batch.at_end and not self._stopped and not reached_end:
             raise _EntriesMissingError(self._what_is_missing())
 
     def _what_is_missing(self) -> str:
@@ -158,59 +256,181 @@ class Follower:
             return f"expected seq {self._ledger.head.seq.next()}, got {self._gap.got}"
         return f"expected the log to hold entry {self._ledger.head.seq}, it ends without it"
 
-    async def _receive_all(self, records: Sequence[LogRecord]) -> list[LogRecord]:
-        """Verify records in order and return the new links; stops at a fork, or at what it does not understand."""
-        links: list[LogRecord] = []
+    async def _receive_all(self, records: Sequence[LogRecord]) -> None:
+        """Verify records in order, and serve what follows; stops at what it does not understand."""
         pause_at_s = time.monotonic() + SLICE_S
         for record in records:
-            outcome = self._ledger.receive(record.value)
-            self.tally[type(outcome).__name__.lower()] += 1
-            # Until the end is reached once, the state from before is served rather than a replay of history. From then
-            # on each entry's state, also between others: calls are pinned to all of them.
-            if self._caught_up and isinstance(outcome, Applied | Advanced | Rejected):
-                self._put()
-                await asyncio.sleep(0)  # those who wait for it hear of it before the log and the disk do
-            self._tell(record, outcome)
+            before = self._state()
+            outcome = self._receive(record.value)
+            self._status.tally[type(outcome).__name__.lower()] += 1
             match outcome:
-                case Applied() | Advanced() | Rejected():
-                    links.append(record)
-                    self._head_seen = True
+                case Applied() | Advanced() | RootChanged() | Ratified() | Rejected():
+                    await self._take_link(record, outcome, before)
                 case Repeated(seq=seq):
-                    self._head_seen = self._head_seen or seq == self._ledger.head.seq
+                    self._take_copy(record, seq)
                 case Gap():
                     # Read on: what is missing may stand further back in the log.
                     self._gap = outcome
-                case Forked() | Held():
-                    break
+                case Forked():
+                    self._quarantine(outcome, before)
+                case Held():
+                    self._hold(record, outcome, before)
+                    if self._stopped:
+                        return
                 case Void() | Dropped():
                     pass
+            self._tell(record, outcome)
             if time.monotonic() >= pause_at_s:
                 await asyncio.sleep(0)  # let calls be answered during a long catch-up
                 pause_at_s = time.monotonic() + SLICE_S
-        return links
+
+    def _receive(self, data: bytes) -> Outcome:
+        """Have the ledger verify a record, unless it is another entry than the floor names."""
+        floor = self._floors.entry
+        if floor.entry_hash is not None and self._ledger.head.seq.next() == floor.seq:
+            outcome = self._ledger.judge(data)
+            if isinstance(outcome, Link):
+                contradicted = self._floors.contradicted_by(outcome)
+                self._status.refused_by_floor = contradicted
+                if contradicted:
+                    return Forked(floor.seq, FLOOR, floor.entry_hash, data, frozenset())
+        return self._ledger.receive(data)
+
+    async def _take_link(self, record: LogRecord, link: Link, before: _State) -> None:
+        self._head_position, self._head_seen = record.position, True
+        if proof := self._watch.note_progress():
+            self._ledger.quarantine(proof)
+            self._quarantine(proof, before)
+        in_doubt = self._ledger.quarantined_by is not None or self._ledger.stopped_by is not None
+        if self._good is not None and not in_doubt:
+            self._end_quarantine(link)
+        elif self._good is not None and self._aside_from is None:
+            self._aside_from = record.position
+        self._keep_next(record, link.entry.seq)
+        if isinstance(link, RootChanged):
+            self._watch.note_root()
+        # Until the end is reached once, the state from before is served rather than a replay of history. From then
+        # on each entry's state, also between others: calls are pinned to all of them.
+        if self._caught_up:
+            self._put()
+            await asyncio.sleep(0)  # those who wait for it hear of it before the log and the disk do
+
+    def _take_copy(self, record: LogRecord, seq: Seq) -> None:
+        if seq == self._ledger.head.seq:
+            self._head_position, self._head_seen = record.position, True
+        self._keep_next(record, seq)
 
     def _reach_end(self) -> None:
         """All that the log holds is verified. This is proof of freshness as far as the log can be believed."""
-        now_s = self._clock()
-        self._resyncing = False
+        begun = self._ledger.head.seq > Seq(0)
+        if begun and self._require_fresh and not self._watch.heartbeats.expected:
+            raise Misconfigured(
+                "require_fresh_on_cold_start: want a root with keys for heartbeats, "
+                f"got version {self._ledger.root.version}, which has none: freshness cannot be proved",
+                hint="publish a root with such a key and run `flaghoist publisher`, or do without this option",
+            )
         if not self._caught_up:
             self._caught_up = True
-            if self._ledger.head.seq > Seq(0):
+            if begun:
                 self._put()
                 _settle_memory()
-            logger.info("ledger.reached", seq=self._ledger.head.seq.number, tally=dict(self.tally))
-        if self._ledger.head.seq > Seq(0):
-            self._board.state = VerifierState.FRESH
-            self._board.mark_fresh(now_s, until_s=now_s + self._fresh_for_s)
+            logger.info("ledger.reached", seq=self._ledger.head.seq.number, tally=dict(self._status.tally))
+        if begun:
+            self._watch.log_spoke()
+
+    # --- what is served ---
+
+    def _state(self) -> _State:
+        ledger = self._ledger
+        return _State(ledger.snapshot, ledger.min_pin, ledger.root.version, ledger.at_pinned_root)
 
     def _put(self) -> None:
-        self._board.put(self._ledger.snapshot.view, min_pin=self._ledger.min_pin)
+        """Serve the newest state that may be served, or say on the board why there is none."""
+        state = self._good or self._state()
+        view = state.snapshot.view
+        self._board.withheld = self._why_withheld(state)
+        newer = self._board.view is None or self._board.view.seq <= view.seq
+        if not self._board.withheld and newer and view is not self._board.view:
+            self._board.put(view, min_pin=state.min_pin)
+
+    def _why_withheld(self, state: _State) -> str:
+        if self._status.refused_by_floor:
+            return f"another ledger than the floor names: it holds another entry at seq {self._floors.entry.seq}"
+        if not state.at_pinned_root:
+            wanted = max(self._ledger.pinned, default=state.root_version)
+            return f"below the pinned root: want version {wanted} at least, it is {state.root_version}"
+        now_ms = self._clock.now_ms
+        unmet = self._floors.unmet(seq=state.snapshot.seq, root_version=state.root_version, now_ms=now_ms)
+        if unmet is not None:
+            return unmet
+        if self._require_fresh and not self._watch.proved_fresh():
+            return "cold start: not known to be the newest state yet"
+        self._require_fresh = False
+        return ""
+
+    def _serve_what_was_withheld(self) -> None:
+        if self._caught_up and self._board.view is None and self._ledger.head.seq > Seq(0):
+            self._put()
+
+    # --- quarantine ---
+
+    def _quarantine_by_heartbeat(self, proof: Forked) -> None:
+        self._ledger.quarantine(proof)
+        self._quarantine(proof, self._state())
+
+    def _quarantine(self, proof: Forked, good: _State, *, evidence: str | None = None) -> None:
+        """Take note of another history: the state from before it is the last that is served.
+
+        Args:
+            evidence: where the proof is kept already.
+        """
+        first = self._good is None if proof.what != FLOOR else not self._floor_said
+        if proof.what == FLOOR:
+            self._floor_said = True
+        else:
+            self._good = self._good or good
+        self._watch.look()
+        if not first:
+            self._report.warning("ledger.forked_again", code=proof.what, seq=proof.seq.number)
+            return
+        logger.error(
+            "ledger.forked",
+            what=proof.what,
+            seq=proof.seq.number,
+            ours=proof.ours.hex(),
+            signers=sorted(proof.signers),
+            evidence=evidence or self._save_evidence(proof.theirs),
+        )
+
+    def _hold(self, record: LogRecord, held: Held, good: _State) -> None:
+        """Take note of what only a newer release understands: the state from before it is the last that is served."""
+        first = self._good is None
+        self._good = self._good or good
+        self._watch.look()
+        reason, hint = str(held.refusal), held.refusal.hint
+        if first:
+            logger.error("record.not_understood", position=record.position, reason=reason, hint=hint)
+        else:
+            self._report.warning("record.not_understood_again", code=held.refusal.code, reason=reason)
+
+    def _end_quarantine(self, cure: Link) -> None:
+        self._good = None
+        self._read_aside = self._aside_from is not None
+        logger.warning("quarantine.ended", seq=cure.entry.seq.number, root_version=self._ledger.root.version)
+
+    def _begin_aside(self) -> None:
+        """Read again what was verified in quarantine, for the disk; what is served is beyond it already."""
+        if self._aside_from is not None:
+            self._position, self._head_seen = self._aside_from, False
+        self._aside_from, self._read_aside = None, False
+
+    # --- what is said ---
 
     def _tell(self, record: LogRecord, outcome: Outcome) -> None:
         match outcome:
             case Applied(entry=entry, authorized=authorized):
+                proposal = authorized.proposal
                 if self._caught_up:
-                    proposal = authorized.proposal
                     logger.info(
                         "entry.applied",
                         seq=entry.seq.number,
@@ -219,6 +439,26 @@ class Follower:
                         approvers=authorized.approvers,
                         ops=len(proposal.ops),
                     )
+                    if proposal.kind is ProposalKind.EMERGENCY:
+                        waits = self._ledger.unratified.get(authorized.sha256)
+                        logger.warning(
+                            "emergency.applied",
+                            seq=entry.seq.number,
+                            requester=proposal.requester,
+                            flags=[op.key for op in proposal.ops],
+                            ratify_by_ms=None if waits is None else waits.ratify_by_ms,
+                        )
+            case Ratified(entry=entry, authorized=authorized):
+                if self._caught_up:
+                    logger.info(
+                        "emergency.ratified",
+                        seq=entry.seq.number,
+                        proposal=authorized.proposal.proposal_id,
+                        approvers=authorized.approvers,
+                    )
+            case RootChanged(entry=entry, root=root):
+                if self._caught_up:
+                    logger.warning("root.changed", seq=entry.seq.number, version=root.version, sha256=root.sha256.hex())
             case Rejected(entry=entry, refusal=refusal):
                 self._report.warning("entry.rejected", code=refusal.code, seq=entry.seq.number, reason=str(refusal))
             case Dropped(refusal=refusal):
@@ -227,58 +467,71 @@ class Follower:
                 )
             case Void(seq=seq, why=why):
                 self._report.warning("entry.voided", code="void", seq=seq.number, reason=why)
-            case Forked(seq=seq, what=what, ours=ours):
-                self._board.state = VerifierState.QUARANTINED
-                self._board.mark_stale()
-                evidence = self._save_evidence(record)
-                logger.error("ledger.forked", what=what, seq=seq.number, ours=ours.hex(), evidence=evidence)
-            case Held(refusal=refusal):
-                self._board.state = VerifierState.UNSUPPORTED
-                self._board.mark_stale()
-                logger.error("record.not_understood", position=record.position, reason=str(refusal), hint=refusal.hint)
-            case Repeated() | Advanced() | Gap():
+            case Repeated() | Advanced() | Gap() | Forked() | Held():
                 pass
 
-    async def _keep(self, links: Sequence[LogRecord], reached_end: bool) -> None:
-        """Have entries kept, without waiting for the disk: the next entry must not be later for it."""
+    # --- the disk ---
+
+    def keep_beat(self, data: bytes) -> None:
+        """Keep the newest heartbeat for the next start, with the next write."""
+        self._unkept_beat = data
+
+    def _keep_next(self, record: LogRecord, seq: Seq) -> None:
+        """Have a verified entry kept, if it is the next one there; nothing is while the ledger is in quarantine."""
+        if self._kept is not None and seq == self._kept_seq.next() and self._good is None:
+            self._unkept.append(record)
+            self._kept_seq = seq
+
+    async def _keep(self, *, reached_end: bool) -> None:
+        """Have entries written, without waiting for the disk: the next entry must not be later for it."""
         if self._kept is None:
             return
-        self._unkept += links
-        self._unkept_fresh = self._unkept_fresh or reached_end
+        self._unkept_fresh = self._unkept_fresh or (reached_end and self._watch.proved_fresh())
         if self._keeping is None or self._keeping.done():
             if self._keeping is not None:
                 self._keeping.result()  # a bug there ends the process, as any other
             self._keeping = asyncio.create_task(self._keep_all(self._kept), name="keep")
         if len(self._unkept) > UNKEPT_MAX:
-            await self._keeping
+            await asyncio.wait((self._keeping,))
 
     async def _keep_all(self, kept: Kept) -> None:
         while self._kept is not None and (self._unkept or self._unkept_fresh):
             links, self._unkept = self._unkept, []
-            reached_end, self._unkept_fresh = self._unkept_fresh, False
+            fresh_at_s = self._watch.proved_s if self._unkept_fresh else None
+            self._unkept_fresh = False
+            beat = None
+            if time.monotonic() - self._beat_kept_s >= BEAT_KEPT_S and self._unkept_beat is not None:
+                beat, self._unkept_beat, self._beat_kept_s = self._unkept_beat, None, time.monotonic()
             try:
-                await asyncio.to_thread(_write, kept, links, self._clock() if reached_end else None)
+                await asyncio.to_thread(_write, kept, links, fresh_at_s, beat)
             except OSError as error:
                 self._kept = None  # keep answering; the next start needs the ledger, or what was kept until now
                 logger.error("kept_state.lost", path=str(kept.path), reason=error.strerror)
 
-    def _save_evidence(self, record: LogRecord) -> str | None:
+    def _keep_last_beat(self) -> None:
+        if self._kept is not None and self._unkept_beat is not None:
+            try:
+                self._kept.write_beside(BEAT, self._unkept_beat)
+            except OSError as error:
+                logger.error("kept_state.lost", path=str(self._kept.path), reason=error.strerror)
+
+    def _save_evidence(self, record: bytes) -> str | None:
         """Write the other history's record beside the kept state; one file, since the first proof is enough."""
         if self._kept is None:
             return None
-        path = self._kept.path.with_suffix(".fork-evidence")
         try:
-            path.write_bytes(record.value)
+            return str(self._kept.write_beside(EVIDENCE, record))
         except OSError:
             return None
-        return str(path)
 
 
-def _write(kept: Kept, links: Sequence[LogRecord], fresh_at_s: float | None) -> None:
+def _write(kept: Kept, links: Sequence[LogRecord], fresh_at_s: float | None, beat: bytes | None) -> None:
     if links:
         kept.append(links)
     if fresh_at_s is not None:
         kept.note_fresh(fresh_at_s)
+    if beat is not None:
+        kept.write_beside(BEAT, beat)
 
 
 def _settle_memory() -> None:

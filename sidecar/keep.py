@@ -3,6 +3,8 @@
 The file is trusted no more than the ledger: each entry is verified again when it is read. Its modification time is
 when the state was last known to be the ledger's newest.
 
+Beside it lie the newest heartbeat (suffix BEAT) and the proof of another history (suffix EVIDENCE), one record each.
+
 Format: MAGIC, then per entry a frame of position (int64), length (uint32), both big-endian, and the record's bytes.
 """
 
@@ -11,14 +13,21 @@ import os
 import struct
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from flaghoist.codec import ENVELOPE_BYTES_MAX
-from flaghoist.errors import Misconfigured
+from flaghoist.codec import ENVELOPE_BYTES_MAX, decode_envelope
+from flaghoist.errors import Misconfigured, Refused
 from flaghoist.log.base import LogRecord
+from flaghoist.signing import digest
+from flaghoist.values import Seq
 
 MAGIC: Final = b"FLAGHOIST-ENTRIES-1\n"
+SUFFIX: Final = ".entries"
+BEAT: Final = ".heartbeat"
+EVIDENCE: Final = ".fork-evidence"
+REFUSED: Final = ".refused"
 _FRAME: Final = struct.Struct(">qI")
 
 
@@ -75,14 +84,10 @@ class Kept:
 
     def entries(self) -> Iterator[LogRecord]:
         """Yield what is kept, in order, up to the first frame that is torn. Read it to the end before appending."""
-        size = os.fstat(self._descriptor).st_size
-        while self._end + _FRAME.size <= size:
-            position, length = _FRAME.unpack(os.pread(self._descriptor, _FRAME.size, self._end))
-            start = self._end + _FRAME.size
-            if length > ENVELOPE_BYTES_MAX or start + length > size:
-                return
-            yield LogRecord(position, os.pread(self._descriptor, length, start))
-            self._end = start + length
+        self._end = len(MAGIC)
+        for record, end in _frames(self._descriptor):
+            yield record
+            self._end = end
 
     def forget_from_here(self) -> None:
         """Cut the file after the last entry that `entries` yielded and the caller came back from."""
@@ -106,6 +111,41 @@ class Kept:
         os.fsync(self._descriptor)
         self._end += written
 
+    def set_aside(self) -> Path:
+        """Begin with an empty file; what was kept goes to another one, for people to look at. Returns its path.
+
+        Raises:
+            OSError: the disk; nothing was changed.
+        """
+        aside = self.path.with_suffix(REFUSED)
+        with self._closing, aside.open("wb") as copy:
+            copy.write(self.path.read_bytes())
+            copy.flush()
+            os.fsync(copy.fileno())
+            self._end = len(MAGIC)
+            os.ftruncate(self._descriptor, self._end)
+        return aside
+
+    def read_beside(self, suffix: str) -> bytes | None:
+        """Return the record beside the entries, untrusted; None when there is none that can be read."""
+        try:
+            with self.path.with_suffix(suffix).open("rb") as file:
+                return file.read(ENVELOPE_BYTES_MAX + 1)
+        except OSError:
+            return None
+
+    def write_beside(self, suffix: str, record: bytes) -> Path:
+        """Replace the record beside the entries, and return its path. A crash leaves the old one or the new one.
+
+        Raises:
+            OSError: the disk.
+        """
+        path = self.path.with_suffix(suffix)
+        new = path.with_suffix(suffix + ".new")
+        new.write_bytes(record)
+        new.replace(path)
+        return path
+
     def note_fresh(self, at_s: float) -> None:
         """Note when the kept state was the ledger's newest (Unix seconds)."""
         with self._closing:
@@ -117,3 +157,40 @@ class Kept:
         with self._closing:
             self._closed = True
             os.close(self._descriptor)
+
+
+def entry_hash_of(kept: Kept, seq: Seq) -> bytes | None:
+    """Return the hash of the kept entry at a seq; None if there is none, or if it is no record. Nothing is verified."""
+    record = next(islice(kept.entries(), seq.number - 1, None), None)  # entries are dense, from 1
+    if record is None:
+        return None
+    try:
+        return digest(decode_envelope(record.value))
+    except Refused:
+        return None
+
+
+def kept_in(directory: Path) -> Iterator[Iterator[LogRecord]]:
+    """Yield, of each file of entries in a directory, what it holds, untrusted. Nothing is locked or changed."""
+    for path in sorted(directory.glob(f"*{SUFFIX}")):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            if os.pread(descriptor, len(MAGIC), 0) == MAGIC:
+                yield (record for record, _ in _frames(descriptor))
+        finally:
+            os.close(descriptor)
+
+
+def _frames(descriptor: int) -> Iterator[tuple[LogRecord, int]]:
+    """Yield each record and where its frame ends, up to the first frame that is torn."""
+    size, end = os.fstat(descriptor).st_size, len(MAGIC)
+    while end + _FRAME.size <= size:
+        position, length = _FRAME.unpack(os.pread(descriptor, _FRAME.size, end))
+        start = end + _FRAME.size
+        if length > ENVELOPE_BYTES_MAX or start + length > size:
+            return
+        end = start + length
+        yield LogRecord(position, os.pread(descriptor, length, start)), end

@@ -9,9 +9,12 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from flaghoist import __version__
+from sidecar.alarms import overdue
 from sidecar.board import Board, VerifierState
 from sidecar.faces.events import EventStreams
+from sidecar.faces.sync import Sync
 from sidecar.http_front import HttpFront
+from sidecar.status import Status
 
 # The text format that every scraper reads; what it asks for in Accept is at most a preference.
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -23,6 +26,8 @@ class SidecarMetrics(Collector):
     Args:
         tally: records of the ledger so far, by outcome (Follower.tally).
         fronts: the HTTP listeners; asked for at each scrape, since those open after this is made.
+        status: what the followers have seen besides.
+        sync: flagd's sync service, for what it had to cut off.
     """
 
     def __init__(
@@ -31,11 +36,16 @@ class SidecarMetrics(Collector):
         tally: Mapping[str, int],
         events: EventStreams,
         fronts: Callable[[], Sequence[HttpFront]] = tuple,
+        *,
+        status: Status | None = None,
+        sync: Sync | None = None,
     ) -> None:
         self._board = board
         self._tally = tally
         self._events = events
         self._fronts = fronts
+        self._status = status or Status()
+        self._sync = sync
         self._started_s = board.clock()
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -53,6 +63,19 @@ class SidecarMetrics(Collector):
         yield _counter(
             "records", "Records read from the ledger, by what the verifier made of them.", "outcome", self._tally
         )
+        yield _counter(
+            "heartbeats",
+            "Records read from the heartbeats' stream, by what was made of them.",
+            "outcome",
+            self._status.beats,
+        )
+        yield from self._trust()
+        yield from self._clock()
+        if self._sync is not None:
+            yield _gauge("sync_streams", "Streams of flagd's sync service that are open.", self._sync.open)
+            yield CounterMetricFamily(
+                "flaghoist_sync_cut_off", "Sync streams cut off since their client did not read.", self._sync.cut_off
+            )
         yield _gauge("event_streams", "Event streams that are open.", self._events.open)
         yield from self._http()
 
@@ -69,6 +92,45 @@ class SidecarMetrics(Collector):
         for state in VerifierState:
             states.add_metric([state.value], float(state is board.state))
         yield states
+
+    def _trust(self) -> Iterator[Metric]:
+        status, now_s = self._status, self._board.clock()
+        ledger = status.ledger
+        quarantined = status.refused_by_floor or (ledger is not None and ledger.quarantined_by is not None)
+        yield _gauge("quarantined", "1 while a second history is known to have been signed.", quarantined)
+        yield _gauge("lag_entries", "Entries that the newest heartbeat tells of, not here yet.", status.lag_entries)
+        yield CounterMetricFamily(
+            "flaghoist_log_clients_renewed",
+            "Times that all clients of the log were made anew since heartbeats had stopped.",
+            status.clients_renewed,
+        )
+        if ledger is None:
+            return
+        root = ledger.root
+        yield _gauge("root_version", "Version of the root in force.", root.version)
+        yield _gauge(
+            "root_expires_seconds", "Seconds until it expires; negative since.", root.record.expires_at / 1000 - now_s
+        )
+        late = overdue(ledger.unratified, int(now_s * 1000))
+        yield _gauge("emergencies_unratified", "Emergencies that nobody has ratified yet.", len(ledger.unratified))
+        yield _gauge("emergencies_overdue", "Those of them whose time to be ratified is over.", len(late))
+
+    def _clock(self) -> Iterator[Metric]:
+        status = self._status
+        if status.clock_offset_s is not None:
+            yield _gauge(
+                "clock_offset_seconds",
+                "The newest heartbeat's issue less this clock, when it came: beyond delivery, one of the two is wrong.",
+                status.clock_offset_s,
+            )
+        yield _gauge(
+            "clock_behind_seconds",
+            "Seconds that this clock is behind heartbeats.",
+            status.clock_behind_s,
+        )
+        yield _gauge(
+            "clock_set_back_seconds", "Seconds that this clock was set back since the start.", status.clock_set_back_s
+        )
 
     def _http(self) -> Iterator[Metric]:
         open_now = GaugeMetricFamily("flaghoist_http_connections", "Open HTTP connections.", labels=["listener"])

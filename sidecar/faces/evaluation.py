@@ -64,12 +64,12 @@ class EvaluationFace(ABC):
         view = board.view
         if view is None:
             raise statuses.nothing_loaded(board.state)
-        stale_s = None
+        stale_s, why_stale = None, ""
         if now_s >= board.fresh_until:
-            stale_s = int(board.stale_s(now_s) or 0)
+            stale_s, why_stale = int(board.stale_s(now_s) or 0), board.why_stale
         rendering = self._rendering
         if rendering is None or rendering.view is not view or rendering.stale_s != stale_s:
-            rendering = self._rendering = self._renderings.of(view, stale_s)
+            rendering = self._rendering = self._renderings.of(view, stale_s, why_stale=why_stale)
         return rendering
 
     def guarded(self, method: str, answer: Answering) -> UnaryCall:
@@ -93,7 +93,9 @@ class EvaluationFace(ABC):
                     served = await board.served(asked)
                     now_s = served.now_s
                     missed = served.pin_miss is not None
-                    rendering = self._renderings.of(served.view, served.stale_s, past=served.past, missed=missed)
+                    rendering = self._renderings.of(
+                        served.view, served.stale_s, why_stale=served.why_stale, past=served.past, missed=missed
+                    )
                     context.set_trailing_metadata(rendering.trailer_of(served.pin_miss))
                 return answer(request, asked, rendering, now_s)
             except NoAnswer as no_answer:

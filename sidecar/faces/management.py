@@ -50,7 +50,7 @@ class Management:
         view = board.view
         facts: dict[str, object] = {"ready": view is not None and not board.closed, "state": board.state.value}
         if view is None:
-            facts["reason"] = "no verified snapshot is loaded yet"
+            facts["reason"] = board.withheld or "no verified snapshot is loaded yet"
         else:
             stale_s = board.stale_s(board.clock())
             # Staleness alone never makes a sidecar unready: an outage of the broker must not drain the fleet.
@@ -62,6 +62,8 @@ class Management:
             }
             if stale_s is not None:
                 facts["stale_s"] = int(stale_s)
+                if board.why_stale:
+                    facts["stale_reason"] = board.why_stale
         if board.closed:
             facts["reason"] = "draining: this sidecar is about to stop"
         return HttpAnswer(200 if facts["ready"] else 503, json.dumps(facts).encode() + b"\n", _FIELDS)

@@ -1,6 +1,6 @@
 """OFREP answers as the bytes that leave.
 
-The JSON of a flag ends with what is the same for all flags of a view: `"flaghoist.seq":7}}`, and the age while stale.
+The JSON of a flag ends with what is the same for all flags of a view: `"flaghoist.seq":7}}`, and why it is stale.
 So the rest, its head, is made once for an answer, and lives through changes of other flags and through an outage.
 """
 
@@ -19,6 +19,7 @@ from sidecar.faces.rendering import (
     SEQ_HEADER,
     SEQ_KEY,
     STALE_KEY,
+    STALE_REASON_KEY,
     own_metadata,
     shown_reason,
 )
@@ -132,6 +133,8 @@ class OfrepRendering:
         ours: dict[str, Any] = {SEQ_KEY: view.seq.number}
         if now.stale_s is not None:
             ours[STALE_KEY] = now.stale_s
+            if now.why_stale:
+                ours[STALE_REASON_KEY] = now.why_stale
             self.safe_answers = safe_answers or SafeAnswers(view)
             self.safe = self.safe_answers.at(now.stale_s)
         self._about_fields: tuple[tuple[bytes, bytes], ...] = ((SEQ_HEADER.encode(), str(view.seq.number).encode()),)

@@ -16,6 +16,7 @@ from sidecar.staleness import ON_STALE_KEY, SAFE_VARIANT, SafeAnswer, SafeAnswer
 OUR_PREFIX: Final = "flaghoist."
 SEQ_KEY: Final = "flaghoist.seq"
 STALE_KEY: Final = "flaghoist.stale_s"
+STALE_REASON_KEY: Final = "flaghoist.stale_reason"
 PIN_MISS_KEY: Final = "flaghoist.pin_miss"
 SEQ_HEADER: Final = "flaghoist-seq"
 PIN_MISS_HEADER: Final = "flaghoist-pin-miss"
@@ -134,6 +135,7 @@ class Rendering:
         everything: the encoded ResolveAll response, when no context can change it.
 
     Args:
+        why_stale: what keeps it from being fresh, in a few words; "" if that is not known.
         safe_answers: those of this view, from an earlier rendering.
         past: calls that are answered from it are pinned to an older version.
         missed: calls that are answered from it are pinned to a version that could not be served.
@@ -143,6 +145,7 @@ class Rendering:
         "_missed",
         "_past",
         "_safe_answers",
+        "_why_stale",
         "entries",
         "everything",
         "fixed",
@@ -158,6 +161,7 @@ class Rendering:
         view: View,
         stale_s: int | None,
         *,
+        why_stale: str = "",
         past: bool = False,
         missed: bool = False,
         safe_answers: SafeAnswers | None = None,
@@ -170,6 +174,7 @@ class Rendering:
         self.entries: dict[tuple[str, str | None, Reason], bytes] = {}
         self.everything: bytes | None = None
         self.safe: Mapping[str, SafeAnswer] = {}
+        self._why_stale = why_stale
         self._past = past
         self._missed = missed
         self._safe_answers = safe_answers
@@ -177,9 +182,12 @@ class Rendering:
             self._safe_answers = safe_answers or SafeAnswers(view)
             self.safe = self._safe_answers.at(stale_s)
 
-    def aged(self, stale_s: int | None) -> "Rendering":
+    def aged(self, stale_s: int | None, why_stale: str = "") -> "Rendering":
         """Return the rendering of the same view at another age."""
-        return Rendering(self.view, stale_s, past=self._past, missed=self._missed, safe_answers=self._safe_answers)
+        safe = self._safe_answers
+        return Rendering(
+            self.view, stale_s, why_stale=why_stale, past=self._past, missed=self._missed, safe_answers=safe
+        )
 
     def trailer_of(self, miss: PinMiss | None) -> tuple[tuple[str, str], ...]:
         """Return the response metadata of a call whose pin was missed, or not (None)."""
@@ -191,6 +199,8 @@ class Rendering:
         merged[SEQ_KEY] = self.view.seq.number
         if self.stale_s is not None:
             merged[STALE_KEY] = self.stale_s
+            if self._why_stale:
+                merged[STALE_REASON_KEY] = self._why_stale
         if self._missed:
             merged[PIN_MISS_KEY] = True
         return merged
@@ -233,15 +243,17 @@ class Renderings:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def of(self, view: View, stale_s: int | None, *, past: bool = False, missed: bool = False) -> Rendering:
-        """Return the rendering for these calls; see Rendering."""
+    def of(
+        self, view: View, stale_s: int | None, *, why_stale: str = "", past: bool = False, missed: bool = False
+    ) -> Rendering:
+        """Return the rendering for these calls; see Rendering. Why they are stale is as of the age's first call."""
         place = (id(view), past, missed)  # a rendering holds its view, so the id stays that view's
         found = self._kept.pop(place, None)
         if found is None:
-            found = Rendering(view, stale_s, past=past, missed=missed)
+            found = Rendering(view, stale_s, why_stale=why_stale, past=past, missed=missed)
             self._flags += len(view.flags)
         elif found.stale_s != stale_s:
-            found = found.aged(stale_s)
+            found = found.aged(stale_s, why_stale)
         self._kept[place] = found
         while len(self._kept) > 1 and (len(self._kept) > RENDERINGS_MAX or self._flags > RENDERED_FLAGS_MAX):
             oldest = self._kept.pop(next(iter(self._kept)))

@@ -2,23 +2,31 @@
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from flaghoist.errors import LogMissing, Unavailable
+from flaghoist.codec import ENTRY, encode_envelope
+from flaghoist.errors import LogMissing, Misconfigured, Unavailable
 from flaghoist.ledger import Ledger
 from flaghoist.log.base import Stream
 from flaghoist.log.reconnect import follow_reliably
-from flaghoist.records import Release, RootUpdate
+from flaghoist.records import EpochClaim, Release
+from flaghoist.signing import countersign, seal
 from flaghoist.values import Seq
 from sidecar.board import Board, VerifierState
+from sidecar.floors import Floors
 from sidecar.follow import Follower
+from sidecar.freshness_watch import FreshnessWatch
 from sidecar.keep import Kept
 from sidecar.report import LINES_A_WINDOW, BoundedReport
+from sidecar.restarting import Restarting
+from sidecar.status import Status
+from sidecar.steady_clock import SteadyClock
 from tests.conformance.memory_log import MemoryLogs
-from tests.forge import Forge, boolean_flag
+from tests.forge import NOW_MS, Forge, boolean_flag
 
 DEADLINE_S = 10.0
 
@@ -26,48 +34,81 @@ DEADLINE_S = 10.0
 class Pod:
     """One sidecar without its faces, on a fake log and a clock of the test's."""
 
-    def __init__(self, tmp_path, forge=None, *, fresh_for_s=30.0):
+    def __init__(self, tmp_path, forge=None, *, fresh_for_s=30.0, floors=None, require_fresh=False):
         self.forge = forge or Forge()
         self.logs = MemoryLogs(probe_s=0.05)
         self.path = tmp_path / "pod.entries"
-        self.now_s = 1_000_000.0
+        self.now_s = NOW_MS / 1000  # as everybody's in the forge
+        self.monotonic_s = 0.0
         self.fresh_for_s = fresh_for_s
-        self.lost = []
+        self.floors = floors or Floors()
+        self.require_fresh = require_fresh
+        self.pinned = {}
+        self.root = self.forge.first_root
 
     def write(self, *values):
         for value in values:
             self.logs.put(Stream.LEDGER, value)
 
+    def beat(self, data=None, **changes):
+        """Write a heartbeat, by default that of the honest publisher at this moment."""
+        self.forge.now_ms = int(self.now_s * 1000)
+        self.logs.put(Stream.META, data or self.forge.beat(**changes), key=b"heartbeat")
+
     @asynccontextmanager
     async def running(self, *, keep=True):
         kept = Kept.open(self.path) if keep else None
-        board = Board(lambda: self.now_s)
+        self.clock = SteadyClock(lambda: self.now_s, lambda: self.monotonic_s)
+        report = BoundedReport(structlog.get_logger(), lambda: self.now_s)
+        board, status, ledger = Board(lambda: self.now_s), Status(), Ledger(self.root, self.pinned)
+        self.renewed = 0
+        watch = FreshnessWatch(
+            ledger,
+            board,
+            clock=self.clock,
+            fresh_for_s=self.fresh_for_s,
+            status=status,
+            report=report,
+            renew_clients=self._renew,
+        )
         follower = Follower(
-            Ledger(self.forge.root),
+            ledger,
             board,
             kept,
-            report=BoundedReport(structlog.get_logger(), lambda: self.now_s),
-            clock=lambda: self.now_s,
-            fresh_for_s=self.fresh_for_s,
+            watch=watch,
+            status=status,
+            report=report,
+            clock=self.clock,
+            floors=self.floors,
+            require_fresh=self.require_fresh,
         )
+        self.board, self.follower, self.watch, self.status, self.ledger = board, follower, watch, status, ledger
         follower.load_kept()
-
-        async def no_wait(_):
-            await asyncio.sleep(0.001)
-
-        def follow(start, on_lost):
-            return follow_reliably(self.logs, Stream.LEDGER, start, on_lost=on_lost, sleep=no_wait)
-
-        task = asyncio.create_task(follower.run(follow))
-        self.board, self.follower, self.task = board, follower, task
+        self.task = asyncio.create_task(follower.run(self._reader(Stream.LEDGER)))
+        self.beats = Restarting()
+        beats = asyncio.create_task(self.beats.run(lambda: watch.follow(self._reader(Stream.META))))
+        ticking = asyncio.create_task(watch.run())
         try:
             yield board
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError, LogMissing):
-                await task
+            for task in (self.task, beats, ticking):
+                task.cancel()
+            for task in (self.task, beats, ticking):
+                with suppress(asyncio.CancelledError, Misconfigured):
+                    await task
             if kept is not None:
                 kept.close()
+
+    def _renew(self):
+        self.renewed += 1
+        self.follower.renew_client()
+        self.beats.restart()
+
+    def _reader(self, stream):
+        async def no_wait(_):
+            await asyncio.sleep(0.001)
+
+        return lambda start, on_lost: follow_reliably(self.logs, stream, start, on_lost=on_lost, sleep=no_wait)
 
     async def until_kept(self):
         """What is served has reached the disk: the follower keeps after it serves."""
@@ -88,6 +129,13 @@ def pod(tmp_path):
 
 def default_of(board, key="new-checkout"):
     return board.view.flags[key].definition.default_variant
+
+
+def of_newer_release(forge):
+    """A record that a publisher has signed, of a type that this release does not know."""
+    record = seal(ENTRY, forge.entry(EpochClaim("publisher-1")), [])
+    newer = replace(record, payload_type="application/vnd.flaghoist.barrier.v1+avro")
+    return encode_envelope(countersign(newer, [forge.publisher]))
 
 
 def run(scenario):
@@ -167,7 +215,7 @@ def test_log_without_entries_makes_no_sidecar_ready(tmp_path):
 
     async def scenario():
         async with pod.running() as board:
-            await pod.until(lambda: pod.follower.tally["dropped"] == 1)
+            await pod.until(lambda: pod.status.tally["dropped"] == 1)
             assert board.view is None
 
     run(scenario)
@@ -182,7 +230,7 @@ def test_junk_forgeries_and_replays_change_nothing(pod):
             await pod.until(lambda: board.view is not None)
             view = board.view
             pod.write(b"junk", pod.forge.records[1], forged.records[0], bytes(100))
-            await pod.until(lambda: pod.follower.tally.total() == 6)
+            await pod.until(lambda: pod.status.tally.total() == 6)
             assert board.view is view
             assert board.state is VerifierState.FRESH
 
@@ -210,12 +258,12 @@ def test_flood_of_junk_is_counted_and_not_logged_record_by_record(pod):
             await pod.until(lambda: board.view is not None)
             with capture_logs() as lines:
                 pod.write(*(b"junk %d" % n for n in range(2000)))
-                await pod.until(lambda: pod.follower.tally["dropped"] == 2000)
+                await pod.until(lambda: pod.status.tally["dropped"] == 2000)
             assert len([line for line in lines if line["event"] == "record.dropped"]) == LINES_A_WINDOW
             with capture_logs() as lines:
                 pod.now_s += 61
                 pod.write(b"more junk")
-                await pod.until(lambda: pod.follower.tally["dropped"] == 2001)
+                await pod.until(lambda: pod.status.tally["dropped"] == 2001)
             suppressed = [line for line in lines if line["event"] == "events.suppressed"]
             assert [line["count"] for line in suppressed] == [2000 - LINES_A_WINDOW]
 
@@ -261,7 +309,7 @@ def test_start_with_kept_state_reads_on_where_it_ended(pod):
         pod.write(pod.forge.put("new-checkout", boolean_flag("on")))
         async with pod.running() as board:
             await pod.until(lambda: board.view.seq == Seq(3))
-            assert pod.follower.tally == {"repeated": 1, "applied": 1}  # it asks whether the log still holds the head
+            assert pod.status.tally == {"repeated": 1, "applied": 1}  # it asks whether the log still holds the head
 
     run(scenario)
 
@@ -337,10 +385,13 @@ def test_record_of_a_newer_release_is_held_and_said(pod):
     async def scenario():
         async with pod.running() as board:
             await pod.until(lambda: board.view is not None)
-            pod.write(pod.forge.signed(pod.forge.entry(RootUpdate(pod.forge.root.envelope))))
+            pod.write(of_newer_release(pod.forge))
             await pod.until(lambda: board.state is VerifierState.UNSUPPORTED)
+            pod.write(pod.forge.put("new-checkout", boolean_flag("on")))
+            await pod.until(lambda: pod.status.tally["applied"] == 2)
             assert default_of(board) == "off"
             assert board.stale_s(pod.now_s) is not None
+            assert board.why_stale == "an entry needs a newer release"
 
     run(scenario)
 
