@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 SSH_TOOLS = ("ssh-agent", "ssh-add", "ssh-keygen")
 HSM_TOOLS = ("softhsm2-util", "pkcs11-tool")
 TOOL_S = 30.0
+# Options of `init`: two people are enough, and no service need run.
+SMALL = ("--root-threshold", "1", "--no-heartbeats")
 
 
 def ran(

@@ -1,17 +1,26 @@
 """Keys in a PKCS#11 token: SoftHSM's. Its module reads its settings once a process: each test runs the real command."""
 
+import asyncio
 import json
+import subprocess
+import time
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
 from flaghoist.codec import PROPOSAL, decode_envelope
+from flaghoist.log.base import Stream
+from flaghoist.log.location import open_log
+from flaghoist.records import Envelope
 from flaghoist.signing import verified_keys
-from flaghoist.values import Algorithm
+from flaghoist.values import Algorithm, Role
 from publisher.home import read_root
 from publisher.keys import read_card
 from tests.scenarios.operators import FLAGS, PASSPHRASE, Ended, Operator, write_flags
-from tests.signers.holders import Token
+from tests.signers.holders import SMALL, Token
+
+PUBLISHED_S = 30.0
 
 
 @pytest.fixture
@@ -47,7 +56,7 @@ def test_a_change_is_proposed_approved_and_published_with_keys_in_a_token(
     ok(ada, "key", "card", "--key", uri, "--person", "ada@example.org", "--out", cards[0])
     ok(ada, "key", "card", "--key", grace_uri, "--person", "grace@example.org", "--out", cards[1])
     members = [word for path in cards for word in ("--member", str(path))]
-    begun = ("init", "--log-id", "staging", "--ledger", f"sqlite:///{tmp_path}/ledger.db", *members)
+    begun = ("init", *SMALL, "--log-id", "staging", "--ledger", f"sqlite:///{tmp_path}/ledger.db", *members)
     ok(ada, *begun, "--publisher", publisher_uri, "--sign-with", uri, "--sign-with", grace_uri, "--yes")
     ada.environ["FLAGHOIST_KEY"] = uri
     proposal = ok(ada, "import", write_flags(tmp_path / "flags.json", FLAGS), "--yes").out.strip()
@@ -61,13 +70,51 @@ def test_a_change_is_proposed_approved_and_published_with_keys_in_a_token(
     assert ada.ok("flag", "show", "newCheckout", "--json").document["key"] == "newCheckout"
 
 
+def test_the_service_publishes_and_beats_with_keys_in_a_token(ada: Operator, token: Token, tmp_path: Path) -> None:
+    publisher, heartbeat = token.make(1), token.make(2)
+    ok(ada, "key", "card", "--key", heartbeat, "--person", "publisher", "--out", tmp_path / "heartbeat.pub")
+    members = ("--member", ada.make_key("ada", "ada@example.org"))
+    members += ("--member", ada.make_key("grace", "grace@example.org"))
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    keys = ("--publisher", publisher, "--heartbeat", tmp_path / "heartbeat.pub", "--root-threshold", "1")
+    ok(ada, "init", "--log-id", "staging", "--ledger", url, *members, *keys, "--yes")
+    with ada.spawn("publisher", "--key", publisher, "--heartbeat-key", heartbeat) as service:
+        try:
+            proposal = ada.ok("import", write_flags(tmp_path / "f.json"), "--key", "ada", "--yes").out.strip()
+            ada.ok("approve", proposal, "--key", "grace", "--yes")
+            deadline = time.monotonic() + PUBLISHED_S
+            while ada.run("flag", "show", "newCheckout").code != 0:
+                assert time.monotonic() < deadline, service.poll()
+                assert service.poll() is None, service.communicate()
+        finally:
+            service.terminate()
+            try:
+                _, said = service.communicate(timeout=PUBLISHED_S)
+            except subprocess.TimeoutExpired:
+                service.kill()
+                raise
+    assert service.returncode == 0, said
+    assert PASSPHRASE.encode() not in said
+    ok(ada, "audit", "verify")
+    root = read_root(ada.home / "roots/staging.root")
+    assert root.people_signing(Role.HEARTBEAT, asyncio.run(newest_heartbeat(url))) == {"publisher"}
+
+
+async def newest_heartbeat(url: str) -> Envelope:
+    async with open_log(url)(Stream.META) as log, aclosing(log.follow(0)) as batches:
+        async for batch in batches:
+            for record in batch.records:
+                return decode_envelope(record.value)
+    raise AssertionError("no heartbeat")
+
+
 def test_a_signature_of_the_token_verifies_under_its_card(ada: Operator, token: Token, tmp_path: Path) -> None:
     uri = token.make(1)
     grace = Operator(tmp_path / "grace").make_key("grace", "grace@example.org")
     ada.make_key("linus", "linus@example.org")
     ok(ada, "key", "card", "--key", uri, "--person", "ada@example.org", "--out", tmp_path / "ada.pub")
     members = ("--member", grace, "--member", tmp_path / "ada.pub", "--member", ada.home / "keys/linus.pub")
-    ok(ada, "init", "--log-id", "staging", "--ledger", f"sqlite:///{tmp_path}/ledger.db", *members, "--yes")
+    ok(ada, "init", *SMALL, "--log-id", "staging", "--ledger", f"sqlite:///{tmp_path}/ledger.db", *members, "--yes")
     out = tmp_path / "change.proposal"
     ok(ada, "import", write_flags(tmp_path / "flags.json"), "--key", uri, "--out", out, "--yes")
     envelope = decode_envelope(out.read_bytes())
@@ -93,13 +140,23 @@ def test_the_module_may_be_named_in_the_uri(ada: Operator, token: Token) -> None
     assert card(ada, f"{uri}&module-path={module}").code == 0
 
 
-def signing_with(ada: Operator, uri: str, tmp_path: Path) -> Ended:
+def signing_with(ada: Operator, token: Token, uri: str, tmp_path: Path) -> Ended:
     """Have the token sign a root."""
+    publisher = token.make(2)
     ok(ada, "key", "card", "--key", uri, "--person", "ada@example.org", "--out", tmp_path / "ada.pub")
     grace = Operator(tmp_path / "grace").make_key("grace", "grace@example.org")
-    begun = ("--log-id", "staging", "--ledger", f"sqlite:///{tmp_path}/ledger.db", "--member", grace)
+    begun = (*SMALL, "--log-id", "staging", "--ledger", f"sqlite:///{tmp_path}/ledger.db", "--member", grace)
     return ada.run_process(
-        "init", *begun, "--member", tmp_path / "ada.pub", "--sign-with", uri, "--publisher", uri, "--yes", "--json"
+        "init",
+        *begun,
+        "--member",
+        tmp_path / "ada.pub",
+        "--sign-with",
+        uri,
+        "--publisher",
+        publisher,
+        "--yes",
+        "--json",
     )
 
 
@@ -107,16 +164,16 @@ def test_a_wrong_pin_is_refused_without_showing_it(ada: Operator, token: Token, 
     uri = token.make(1)
     secret = "a wrong secret"
     Path(ada.environ["FLAGHOIST_PASSPHRASE_FILE"]).write_text(f"{secret}\n")
-    ended = signing_with(ada, uri, tmp_path)
+    ended = signing_with(ada, token, uri, tmp_path)
     assert "locks itself" in refused(ended, code=10, error="wrong_pin")["hint"]
     assert secret not in ended.out + ended.err
-    assert not (ada.home / "roots").exists()
+    assert not (ada.home / "environments.toml").exists()
 
 
 def test_without_a_pin_and_a_terminal_it_says_how_to_give_one(ada: Operator, token: Token, tmp_path: Path) -> None:
     uri = token.make(1)
     del ada.environ["FLAGHOIST_PASSPHRASE_FILE"]
-    error = refused(signing_with(ada, uri, tmp_path), code=2, error="usage")
+    error = refused(signing_with(ada, token, uri, tmp_path), code=2, error="usage")
     assert "PIN of hsm:1?label=flags" in error["message"]
     assert "--passphrase-fd" in error["message"]
 
@@ -134,7 +191,7 @@ def test_a_token_without_the_private_half_is_refused_when_it_must_sign(
 ) -> None:
     uri = token.make(1)
     token.forget_private(1)
-    error = refused(signing_with(ada, uri, tmp_path), code=2, error="misconfigured")
+    error = refused(signing_with(ada, token, uri, tmp_path), code=2, error="misconfigured")
     assert "private key" in error["message"]
 
 

@@ -8,10 +8,10 @@ import pytest
 from flaghoist import sshsig
 from flaghoist.codec import decode_envelope
 from flaghoist.signing import pae
-from flaghoist.values import Algorithm
+from flaghoist.values import Algorithm, Role
 from publisher.home import read_root
 from tests.scenarios.operators import Operator, Team, write_flags
-from tests.signers.holders import SshAgent, ran
+from tests.signers.holders import SMALL, SshAgent, ran
 
 COMMENT = "ada@laptop"
 
@@ -32,7 +32,7 @@ class SshTeam:
         members = [word for card in cards for word in ("--member", str(card))]
         url = f"sqlite:///{directory}/ledger.db"
         # The publisher's new key is made, and nobody's passphrase is asked for the root: the agent signs it.
-        self.ada.ok("init", "--log-id", "staging", "--ledger", url, *members, "--yes")
+        self.ada.ok("init", *SMALL, "--log-id", "staging", "--ledger", url, *members, "--yes")
         self.root_file = self.ada.home / "roots/staging.root"
         self.grace.ok("root", "pin", self.root_file, "--ledger", url, "--yes")
 
@@ -81,7 +81,7 @@ def test_the_only_fitting_key_of_the_agent_is_found_by_itself(tmp_path: Path, ss
     grace.ok("key", "card", "--ssh", f"{key}.pub", "--person", "grace@example.org", "--out", card)
     url = f"sqlite:///{tmp_path}/ledger.db"
     members = ("--member", ada.make_key("ada", "ada@example.org"), "--member", card)
-    ada.ok("init", "--log-id", "staging", "--ledger", url, *members, "--yes")
+    ada.ok("init", *SMALL, "--log-id", "staging", "--ledger", url, *members, "--yes")
     grace.ok("root", "pin", ada.home / "roots/staging.root", "--ledger", url, "--yes")
     proposal = ada.ok("import", write_flags(tmp_path / "flags.json"), "--yes").out.strip()
 
@@ -214,10 +214,10 @@ def test_init_may_be_told_which_ssh_key_signs(tmp_path: Path, ssh_agent: SshAgen
         ssh_agent.hold(name, comment=name)
         cards.append(tmp_path / f"{name}.pub")
         ada.ok("key", "card", "--ssh", name, "--person", f"{name}@example.org", "--out", cards[-1])
-    begun = ("init", "--log-id", "staging", "--ledger", f"sqlite:///{tmp_path}/ledger.db", "--yes")
+    begun = ("init", *SMALL, "--log-id", "staging", "--ledger", f"sqlite:///{tmp_path}/ledger.db", "--yes")
     members = [word for card in cards for word in ("--member", str(card))]
     ssh_agent.hold("stranger", comment="stranger")
     assert "stranger" in ada.refused(*begun, *members, "--sign-with", "ssh:stranger", code=2)["message"]
     ada.ok(*begun, *members, "--sign-with", "ssh:grace")
-    roles = ada.ok("root", "show", "--json").document["roles"]
-    assert roles["ROOT"]["people"] == ["grace@example.org"]
+    root = read_root(ada.home / "roots/staging.root")
+    assert root.people_signing(Role.ROOT, root.envelope) == {"grace@example.org"}

@@ -10,7 +10,7 @@ from flaghoist.signing import check_public, verifies
 from flaghoist.values import Algorithm
 from publisher.signers.securesystems import EXTRAS, KeyUri, found
 from tests.scenarios.operators import Ended, Operator, write_flags
-from tests.signers.holders import KmsEndpoint
+from tests.signers.holders import SMALL, KmsEndpoint
 
 URI = "awskms:alias/flaghoist"
 
@@ -39,7 +39,7 @@ def test_a_ledger_is_begun_and_written_with_a_publisher_key_in_aws(
     members = ("--member", ada.make_key("ada", "ada@example.org"))
     members += ("--member", grace.make_key("grace", "grace@example.org"))
     url = f"sqlite:///{tmp_path}/ledger.db"
-    ok(ada, "init", "--log-id", "staging", "--ledger", url, *members, "--publisher", URI, "--yes")
+    ok(ada, "init", *SMALL, "--log-id", "staging", "--ledger", url, *members, "--publisher", URI, "--yes")
     grace.ok("root", "pin", ada.home / "roots/staging.root", "--ledger", url, "--yes")
     proposal = ok(ada, "import", write_flags(tmp_path / "flags.json"), "--yes").out.strip()
     grace.ok("approve", proposal, "--yes")
@@ -79,7 +79,7 @@ def test_a_refusal_of_the_cloud_is_told_in_its_words(ada: Operator, kms: KmsEndp
     kms.refuses = "AccessDeniedException"
     members = ("--member", ada.make_key("ada", "ada@example.org"), "--approvals", "0")
     ended = ada.run_process(
-        *("init", "--log-id", "staging", "--ledger", f"sqlite:///{tmp_path}/l.db", "--publisher", URI),
+        *("init", *SMALL, "--log-id", "staging", "--ledger", f"sqlite:///{tmp_path}/l.db", "--publisher", URI),
         *(*members, "--yes", "--json"),
     )
     assert (ended.code, ended.error["code"]) == (12, "key_holder_unavailable"), ended
