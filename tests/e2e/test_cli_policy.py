@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenarios.operators import Operator, Team
+from tests.scenarios.operators import Operator, Team, write_flags
 
 POLICY = """\
 version: 1
@@ -141,3 +141,31 @@ def test_show_tells_what_is_asked_where_there_is_no_policy(tmp_path: Path) -> No
     document = json.loads(team.grace.ok("policy", "show", "--json").out)
     assert (document["text"], document["rules"], document["root_approvals"]) == (None, [], 1)
     assert document["emergency"] == {"ratify_within_ms": 86_400_000, "kills": 10, "per_ms": 600_000}
+
+
+def test_a_policy_in_force_is_shown_and_refuses_by_the_name_of_its_rule(tmp_path: Path) -> None:
+    team = Team.begun(tmp_path)
+    team.imported(write_flags(tmp_path / "flags.json"))
+    text = POLICY.replace("{team: payments}", "{key: newCheckout}").replace(
+        "from: leads}]", "from: leads}]\n    require: [reason]"
+    )
+    team.ada.ok("root", "propose", "--policy", write(tmp_path / "p.yaml", text), "--yes")
+    team.ada.ok("root", "publish", "--yes")
+    assert team.grace.ok("policy", "show").out == text
+    shown = team.grace.ok("policy", "show", "--json").document
+    assert shown["root_version"] == 2
+    assert [(rule["name"], rule["asks"]) for rule in shown["rules"]] == [
+        ("leads-approve", ["1 approval from leads", "with reason"]),
+        ("rest", []),
+    ]
+    proposal = team.ada.ok("propose", "set", "newCheckout", "--variant", "on", "--yes").out.strip()
+    team.grace.ok("approve", proposal, "--yes")
+    error = team.ada.refused("publish", proposal, "--yes", code=10)
+    assert error["code"] == "policy_refused"
+    assert error["message"] == "rule 'leads-approve': require: flags.json#newCheckout: want reason, got none"
+    reasoned = team.ada.ok(
+        "propose", "set", "newCheckout", "--variant", "on", "--reason", "a sale", "--yes"
+    ).out.strip()
+    team.published(reasoned)
+    entry = max(team.ada.ok("audit", "log", "--json").document, key=lambda entry: entry["seq"])
+    assert entry["policy"] == "leads-approve"

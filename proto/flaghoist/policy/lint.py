@@ -88,12 +88,12 @@ def _satisfiable(
     for requester in sorted(asking if rule.propose is None else rule.propose & asking):
         others = approving - {requester}
         lacking = [
-            f"{ask.count} from {ask.label}, {len(ask.counts(others))} of whom may approve"
+            f"{ask.count} from {ask.label}, where {len(ask.counts(others))} others may approve"
             for ask in rule.approvals
             if len(ask.counts(others)) < ask.count
         ]
         if len(others) < root_threshold:
-            lacking.append(f"{root_threshold} as the root asks, {len(others)} may approve")
+            lacking.append(f"{root_threshold} as the root asks, {len(others)} others may approve")
         if lacking:
             stuck[requester] = "; ".join(lacking)
     if not stuck:

@@ -177,6 +177,9 @@ def test_a_kill_and_a_shared_rule_are_kinds_of_their_own():
         ("key: 'Checkout'", False),
         ("key: 'c*k*t'", True),
         ("key: 'c*k*x'", False),
+        ("key: 'c*k'", False),
+        ("key: '*out'", True),
+        ("key: 'check'", False),
     ],
 )
 def test_condition(condition, matches):

@@ -140,7 +140,7 @@ def test_people_whom_the_root_does_not_list_are_told():
     assert told_of(rule, [GRACE, LINUS, KEN]) == [
         "line 3: warning: group 'payments': not in the root: ada@example.org",
         "line 6: warning: rule 'a': approvals: proposals by grace@example.org can never be approved: "
-        "want 1 from payments, 0 of whom may approve",
+        "want 1 from payments, where 0 others may approve",
     ]
     assert policy(rule, groups=GROUPS).check_against(everybody, 1) == []
 
@@ -149,13 +149,13 @@ def test_rules_that_the_roots_people_cannot_satisfy_are_errors():
     everybody = [ADA, GRACE, LINUS, KEN]
     rule = "{name: a, propose: payments, approvals: [{count: 1, from: leads}]}"
     assert told_of(rule, everybody, approvers=[ADA, GRACE]) == [
-        "line 6: error: rule 'a': approvals: nobody can satisfy it: want 1 from leads, 0 of whom may approve"
+        "line 6: error: rule 'a': approvals: nobody can satisfy it: want 1 from leads, where 0 others may approve"
     ]
     assert told_of(rule, everybody, requesters=[LINUS]) == [
         "line 6: error: rule 'a': propose: the root lets none of ada@example.org, grace@example.org propose"
     ]
     assert told_of(rule, everybody, 4) == [
-        "line 6: error: rule 'a': approvals: nobody can satisfy it: want 4 as the root asks, 3 may approve"
+        "line 6: error: rule 'a': approvals: nobody can satisfy it: want 4 as the root asks, 3 others may approve"
     ]
     assert told_of("{name: a, refuse: never}", [], 1) == [
         "line 3: warning: group 'payments': not in the root: ada@example.org, grace@example.org",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flaghoist.definition import FlagDefinition, flag_from_flagd, governance_from
-from flaghoist.policy import Change, PastChange, Policy, PolicyRefused
+from flaghoist.policy import Change, PastChange, Policy, PolicyRefused, ramp
 from flaghoist.policy.freeze import ZoneMissing, frozen_until
 from flaghoist.policy.ramp import share_moved
 from flaghoist.records import Op, Proposal
@@ -143,6 +143,11 @@ USER = {"var": "user"}
         (flag(targeting=split(35, 65)), flag(targeting=split(10, 90)), 25),
         (flag(safe_variant="off", targeting=split(95, 5)), flag(safe_variant="off", targeting=split(0, 1)), 0),
         (flag(safe_variant="on", targeting=split(95, 5)), flag(safe_variant="off", targeting=split(0, 1)), 95),
+        (
+            flag(variants={"on": 1, "off": 2}, safe_variant="off", targeting=split(95, 5)),
+            flag(variants={"on": 1, "off": 3}, safe_variant="off", targeting=split(0, 1)),
+            100,
+        ),
         (flag(), flag(targeting=split(10, 90)), 10),
         (flag(targeting=split(100, 0)), flag(defaultVariant="on"), 100),
         (flag(targeting=split(100, 0, USER), defaultVariant="on"), flag(defaultVariant="on"), 0),
@@ -211,6 +216,13 @@ def test_a_step_is_refused_that_moves_more_and_taken_that_moves_as_much():
     ]
     told = faults(step, change(flag(targeting=split(0, 3_000_000)), flag(targeting=split(750_001, 2_249_999))))
     assert told == ["ramp_step: a: want at most 25 % of users moved by one change, got 25.01 %"]
+
+
+def test_what_is_not_compared_any_more_counts_as_moved(monkeypatch):
+    step = change(flag(targeting=split(10, 90)), flag(targeting=split(20, 80)))
+    assert share_moved(step) == Fraction(1, 10)
+    monkeypatch.setattr(ramp, "STEPS_MAX", 3)
+    assert share_moved(step) == Fraction(9, 10)
 
 
 def test_a_rule_nested_to_any_size_is_bounded():
