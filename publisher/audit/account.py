@@ -9,7 +9,7 @@ from flaghoist.errors import Refused
 from flaghoist.outcomes import Link
 from flaghoist.records import Approval, Entry, Envelope, EpochClaim, Op, Proposal, Ratification, Release, RootKey
 from flaghoist.root import Root
-from flaghoist.values import Person, Seq
+from flaghoist.values import Decision, Person, Seq
 
 # Evaluators of this prefix are the gates of releases (docs/protocol.md).
 GATE_PREFIX = "release."
@@ -69,7 +69,8 @@ class Account:
         publishers: the keys that signed the entry.
         proposal: what was asked for; None when there is none, or (rejected) nobody allowed to ask has signed it.
         requester_key: the key that signed it.
-        approvals: those whose signatures hold; of an entry that was not rejected, all of them count.
+        approvals: what people said of exactly this proposal, by signatures that hold; unless the entry was rejected, all
+            of them count.
         changes: what an applied entry did to the definitions, op by op.
         refusal: why a rejected entry changed nothing.
         new_root: the root that the entry put into force.
@@ -113,7 +114,9 @@ class Account:
 
     @property
     def approvers(self) -> list[Person]:
-        return [statement.approval.approver for statement in self.approvals]
+        """Who approved; whoever rejected it is no approver, though their statement may stand in a rejected entry."""
+        approved = (statement.approval for statement in self.approvals)
+        return [approval.approver for approval in approved if approval.decision is Decision.APPROVE]
 
     @property
     def policy(self) -> str | None:
@@ -149,7 +152,7 @@ class Account:
         """Yield who asked, approved, or signed the root."""
         if self.proposal is not None:
             yield self.proposal.requester
-        yield from self.approvers
+        yield from (statement.approval.approver for statement in self.approvals)
         yield from (key.person for key in self.root_signers)
 
     def claim(self) -> Proposal | None:

@@ -207,12 +207,16 @@ class Examination:
             else:
                 keys = verified_keys(body.proposal, _keys((judge,), (Role.REQUESTER, Role.EMERGENCY)))
                 requester_key = _by(proposal.requester, keys)
+        elif isinstance(body, Ratification):
+            sha256 = body.proposal_sha256
         statements = []
         for one in body.approvals if isinstance(body, Release | Ratification) else ():
             try:
                 approval = verified_approval(judge, one)
             except Refused:
                 continue
+            if approval.proposal_sha256 != sha256:
+                continue  # they said it of something else
             keys = verified_keys(one, _keys((judge,), (Role.APPROVER,)))
             if (key := _by(approval.approver, keys)) is not None:
                 statements.append(Statement(approval, key, one))

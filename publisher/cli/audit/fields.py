@@ -65,7 +65,7 @@ def people(account: Account) -> str:
     said = []
     if account.requester is not None:
         said.append(f"requested by {account.requester}")
-    if account.approvals:
+    if account.approvers:
         said.append(f"approved by {', '.join(account.approvers)}")
     if account.root_signers:
         said.append(f"signed by {', '.join(root_signers(account))}")

@@ -8,14 +8,14 @@ from flaghoist.codec import decode_envelope
 from flaghoist.definition import parse_flag
 from flaghoist.ledger import Ledger
 from flaghoist.outcomes import Applied
-from flaghoist.records import EpochClaim
-from flaghoist.signing import digest
-from flaghoist.values import Seq
+from flaghoist.records import EpochClaim, Release
+from flaghoist.signing import countersign, digest
+from flaghoist.values import Decision, LogId, Seq
 from publisher.audit.account import EntryKind
 from publisher.audit.examination import EXAMPLES_MAX, Examination
 from tests import audit_story
 from tests.audit_story import examined, told
-from tests.forge import ADA, GRACE, LINUS, Forge, boolean_flag
+from tests.forge import ADA, GRACE, LINUS, Forge, Key, boolean_flag
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,47 @@ def test_a_rejected_entry_names_only_people_whose_signatures_hold(accounts):
     assert (by_herself.requester, by_herself.policy, by_herself.changes) == (ADA, None, ())
     assert (by_nobody.requester, by_nobody.proposal, list(by_nobody.people())) == (None, None, [])
     assert by_nobody.claim().requester == ADA  # it says so, and nothing vouches for it
+
+
+def rejected_with(*approvals):
+    """The account of an entry that was rejected, carrying these approvals: makers, given forge and proposal."""
+    forge = Forge(approvals=2)
+    forge.genesis()
+    proposal = forge.proposal(forge.op("flag", boolean_flag()))
+    made = tuple(make(forge, proposal) for make in approvals)
+    forge.append(Release(proposal, made, "approvals>=2"))
+    one = examined(forge)[1][-1]
+    assert one.kind is EntryKind.REJECTED
+    return one
+
+
+@pytest.mark.parametrize(
+    "approval",
+    [
+        lambda forge, proposal: seal_approval(forge, proposal, Key(GRACE, "stolen from nobody")),
+        lambda forge, proposal: forge.approval(proposal, log_id=LogId("elsewhere")),
+        lambda forge, proposal: forge.approval(forge.proposal(forge.op("other", boolean_flag()))),
+    ],
+    ids=["forged", "of another environment", "of another proposal"],
+)
+def test_an_approval_that_is_none_of_this_proposal_is_told_of_nobody(approval):
+    one = rejected_with(approval)
+    assert (one.requester, one.approvers, one.approvals) == (ADA, [], ())
+
+
+def test_a_rejection_in_a_rejected_entry_makes_nobody_an_approver():
+    one = rejected_with(
+        lambda forge, proposal: forge.approval(proposal, by=LINUS),
+        lambda forge, proposal: forge.approval(proposal, decision=Decision.REJECT),
+    )
+    assert one.approvers == [LINUS]
+    assert list(one.people()) == [ADA, LINUS, GRACE]
+
+
+def seal_approval(forge, proposal, key):
+    """An approval in a person's name, signed by a key that is not theirs."""
+    honest = forge.approval(proposal, by=key.person)
+    return countersign(replace(honest, signatures=()), [key])
 
 
 def test_a_deleted_and_made_anew_flag_has_nothing_before_it(accounts):
