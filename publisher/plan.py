@@ -7,7 +7,7 @@ from difflib import unified_diff
 from typing import Final
 
 from flaghoist.codec import ENVELOPE_BYTES_MAX, OPS_MAX
-from flaghoist.definition import encode_flag, killed_document
+from flaghoist.definition import encode_flag, killed_document, parse_flag
 from flaghoist.errors import BadDefinition, Refused, TooLarge
 from flaghoist.records import Op
 from flaghoist.snapshot import Snapshot
@@ -41,9 +41,11 @@ class Step:
     @property
     def after(self) -> bytes | None:
         """The definition that it would leave; None for none."""
-        if self.op.action is Action.KILL:
-            return None if self.before is None else killed_document(self.before)
-        return self.op.definition
+        if self.op.action is not Action.KILL:
+            return self.op.definition
+        if self.before is None or parse_flag(self.before).governance.safe_variant is None:
+            return None  # nothing that could be killed: a reader would reject it
+        return killed_document(self.before)
 
     def diff(self) -> str:
         """Return a unified diff of the definitions as indented JSON."""

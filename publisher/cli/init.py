@@ -165,6 +165,7 @@ def init(
     log_id = workspace.log_id(name or SOLO_LOG_ID)
     ledger = _ledger_url(work, url, solo=solo, name=log_id)
     parts = _Parts(work)
+    rules = "" if policy is None else policy_text(policy)  # its faults are told before any key is made
     keys = _Keys.of(asked, parts)
     record = RootRecord(
         log_id=log_id,
@@ -176,7 +177,7 @@ def init(
         keys=keys.listed(),
         roles=keys.roles(asked),
         fractional=fractional,
-        policy="" if policy is None else policy_text(policy),
+        policy=rules,
         revoked=(),
     )
     case = _case(work, record, asked, parts, keys)
