@@ -15,6 +15,8 @@ from flaghoist.values import KeyId, Role, Seq
 BEAT_KEY: Final = b"heartbeat"
 # Ours come back from the log within seconds; a reader that was away for minutes reads only the newest.
 _OWN_REMEMBERED: Final = 64
+# How a command names itself that publishes and beats once, and that nobody should wait for.
+_ONCE: Final = " (once)"
 
 
 class Heart:
@@ -92,3 +94,13 @@ def heard(outcome: BeatOutcome, data: bytes) -> Heartbeat | None:
             return HEARTBEAT.decode(decode_envelope(data).payload)
         case _:
             return None
+
+
+def once(holder: str) -> str:
+    """Return the name under which a command beats that is no service."""
+    return holder + _ONCE
+
+
+def is_of_a_service(beat: Heartbeat) -> bool:
+    """Say whether more heartbeats are to be expected of whoever sent this one."""
+    return not beat.holder.endswith(_ONCE)

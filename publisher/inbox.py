@@ -68,7 +68,7 @@ class RootCase:
         return self.root.envelope
 
 
-def _nothing_settled(_: bytes) -> bool:
+def _nothing(_: bytes) -> bool:
     return False
 
 
@@ -79,12 +79,14 @@ class Inbox:
     Attributes:
         root: the root in force: who counts. Under another root the inbox is read anew.
         settled: says of a proposal's digest that nothing more is to be decided about it; it is not taken in again.
+        awaited: says of a proposal's digest that statements on it matter though it has expired: an emergency in force.
         dropped: records that count for nothing.
         evicted: proposals, statements and roots that more of the same person's have pushed out.
     """
 
     root: Root
-    settled: Callable[[bytes], bool] = _nothing_settled
+    settled: Callable[[bytes], bool] = _nothing
+    awaited: Callable[[bytes], bool] = _nothing
     dropped: int = field(default=0, init=False)
     evicted: int = field(default=0, init=False)
     _cases: dict[bytes, Case] = field(default_factory=dict, init=False, repr=False)
@@ -157,7 +159,8 @@ class Inbox:
 
     def prune(self, *, now_ms: int) -> None:
         """Forget what is settled or has expired."""
-        for case in [c for c in self._cases.values() if now_ms > c.proposal.expires_at or self.settled(c.sha256)]:
+        expired = [c for c in self if now_ms > c.proposal.expires_at and not self.awaited(c.sha256)]
+        for case in {c.sha256: c for c in (*expired, *(c for c in self if self.settled(c.sha256)))}.values():
             self._forget(case)
         for person, share in self._loose_of.items():
             for sha256 in [s for s, (expires_at, _) in share.parts.items() if now_ms > expires_at or self.settled(s)]:
@@ -169,12 +172,7 @@ class Inbox:
         Raises:
             UnknownProposal: none, or several (which are named).
         """
-        wanted = id_or_prefix.upper()
-        fitting = [case for name, case in self.cases.items() if name.startswith(wanted)] if wanted else []
-        if len(fitting) != 1:
-            named = ", ".join(case.id for case in fitting[:5])
-            raise UnknownProposal(f"{id_or_prefix!r}: want one proposal, got {len(fitting)} {named}".rstrip())
-        return fitting[0]
+        return find(self, id_or_prefix)
 
     # --- proposals ---
 
@@ -183,7 +181,7 @@ class Inbox:
         if sha256 in self._cases or self.settled(sha256):
             return None
         proposal = verified_proposal(self.root, envelope)
-        if now_ms is not None and now_ms > proposal.expires_at:
+        if now_ms is not None and now_ms > proposal.expires_at and not self.awaited(sha256):
             raise Expired(f"proposal {proposal.proposal_id} expired at {proposal.expires_at}, now {now_ms} (Unix ms)")
         if proposal.proposal_id in self._ids:
             raise Malformed(f"proposal {proposal.proposal_id}: another one has this id")
@@ -320,6 +318,20 @@ class _Share:
     def first_to_expire(self) -> bytes:
         """Return the part that is of use for the shortest time: old records, written again, push out nothing."""
         return min(self.parts, key=lambda sha256: self.parts[sha256][0])
+
+
+def find(cases: Iterable[Case], id_or_prefix: str) -> Case:
+    """Return the one of these cases whose id starts so; case does not matter.
+
+    Raises:
+        UnknownProposal: none, or several (which are named).
+    """
+    wanted = id_or_prefix.upper()
+    fitting = [case for case in cases if case.id.startswith(wanted)] if wanted else []
+    if len(fitting) != 1:
+        named = ", ".join(case.id for case in fitting[:5])
+        raise UnknownProposal(f"{id_or_prefix!r}: want one proposal, got {len(fitting)} {named}".rstrip())
+    return fitting[0]
 
 
 def new_proposal_id(now_ms: int, random_bytes: bytes) -> str:

@@ -25,7 +25,7 @@ from flaghoist.root import Root
 from flaghoist.values import KeyId, ProposalKind, Role, Seq
 from publisher.docket import Docket, Motion
 from publisher.duty import TAKE_OVER_S, Duty, Turn
-from publisher.heart import BEAT_KEY, Heart, heard
+from publisher.heart import BEAT_KEY, Heart, heard, is_of_a_service
 from publisher.inbox import Case, Inbox, RootCase
 from publisher.journal import Journal
 from publisher.reader import BrokenChain, LedgerReader
@@ -343,7 +343,8 @@ class Service:
     # --- the inbox ---
 
     def _empty_inbox(self) -> Inbox:
-        return Inbox(self.reader.ledger.root, self._is_settled)
+        ledger = self.reader.ledger
+        return Inbox(ledger.root, self._is_settled, lambda sha256: sha256 in ledger.unratified)
 
     def _is_settled(self, sha256: bytes) -> bool:
         return sha256 in self.reader.published and sha256 not in self.reader.ledger.unratified
@@ -429,7 +430,7 @@ class Service:
             self._quarantine(outcome)
             return
         beat = heard(outcome, data)
-        if beat is None or (self.heart is not None and self.heart.made(beat)):
+        if beat is None or (self.heart is not None and self.heart.made(beat)) or not is_of_a_service(beat):
             return
         if self.heart is not None:
             self.heart.continue_from(beat)

@@ -12,6 +12,7 @@ from flaghoist.signing import Signer
 from publisher.cli.desk import Interrupted
 from publisher.cli.reading import Reading
 from publisher.cli.workspace import Workspace
+from publisher.heart import is_of_a_service
 from publisher.journal import Journal
 from publisher.sequencer import Sequencer
 
@@ -24,7 +25,7 @@ T = TypeVar("T")
 def service_at_work(work: Workspace, reading: Reading) -> str | None:
     """Return the name of the publisher's service that is at work, here or elsewhere; None when there is none.
 
-    Elsewhere it is known by its heartbeats; this machine's own name, by which one-off commands beat, is no service.
+    Elsewhere it is known by its heartbeats; those of a command that publishes once tell of no service.
 
     Raises:
         Unavailable: the log.
@@ -46,7 +47,7 @@ def service_at_work(work: Workspace, reading: Reading) -> str | None:
         return None  # made before there were heartbeats
     if beats.newest is None or beats.standing(now_ms=work.now_ms()).proof not in (Proof.FRESH, Proof.LAGGING):
         return None
-    return None if beats.newest.holder == work.holder() else beats.newest.holder
+    return beats.newest.holder if is_of_a_service(beats.newest) else None
 
 
 @asynccontextmanager

@@ -1,99 +1,142 @@
 """`flaghoist pending` and `flaghoist approve`: what waits, and what people say of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import click
 
-from flaghoist.authorization import check_understood, verified_approval, verified_proposal
+from flaghoist.authorization import verified_approval, verified_proposal
 from flaghoist.codec import APPROVAL, ENVELOPE_BYTES_MAX, REASON_CHARS_MAX, decode_envelope, encode_envelope
+from flaghoist.definition import killed_document
 from flaghoist.errors import Expired, Misconfigured, Refused, SamePerson
-from flaghoist.records import Approval
+from flaghoist.outcomes import Unratified
+from flaghoist.records import Approval, Op
 from flaghoist.root import Root
 from flaghoist.signing import digest, seal
-from flaghoist.values import Decision, Person, Role
+from flaghoist.values import Action, Decision, ProposalKind, Role
+from publisher.cli.appending import service_at_work
 from publisher.cli.desk import Desk, Exit, inline, json_value
 from publisher.cli.reading import Reading, read, send
-from publisher.cli.times import Span, age, moment
+from publisher.cli.times import Span, age, days_ms, moment
 from publisher.cli.workspace import Workspace, operation
 from publisher.files import read_limited, replace_file
-from publisher.inbox import Case, Inbox
+from publisher.inbox import Case, Inbox, RootCase, find
 from publisher.plan import Step
+from publisher.standing import Standing, Status, emergency_case, ratification_standing, root_standing, standing_of
+
+# How long an approval of an emergency in force holds: longer than the policy's window, which alarms and does not end.
+RATIFICATION_DAYS: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a proposal stands: `status` is one of ready, waiting, rejected, stale, expired, published."""
+class Waiting:
+    """A proposal, or an emergency in force that waits to be ratified, and where it stands."""
 
     case: Case
-    status: str
-    approvers: tuple[Person, ...]
-    rejecters: tuple[Person, ...]
-    needed: int
-    why: str = ""
+    standing: Standing
+    emergency: Unratified | None = None
 
 
-def standing_of(case: Case, reading: Reading, now_ms: int) -> Standing:
-    """Return where a proposal stands; only people whose statements would count are counted."""
-    counting = [a for a, _ in case.approvals if a.expires_at >= now_ms and a.approver != case.proposal.requester]
-    approvers = tuple(a.approver for a in counting if a.decision is Decision.APPROVE)
-    rejecters = tuple(a.approver for a in counting if a.decision is Decision.REJECT)
-    needed = reading.root.grant(Role.APPROVER).threshold
-
-    def standing(status: str, why: str = "") -> Standing:
-        return Standing(case, status, approvers, rejecters, needed, why)
-
-    if case.sha256 in reading.reader.published:
-        return standing("published", f"seq {reading.reader.published[case.sha256].entry.seq}")
-    if now_ms > case.proposal.expires_at:
-        return standing("expired", f"since {moment(case.proposal.expires_at)}")
-    if rejecters:
-        return standing("rejected", f"by {', '.join(rejecters)}")
-    try:
-        check_understood(case.proposal)
-        reading.snapshot.fold(reading.snapshot.seq.next(), case.proposal.ops)
-    except Refused as refusal:
-        return standing("stale", str(refusal))
-    return standing("ready" if len(approvers) >= needed else "waiting")
+def waiting_in(reading: Reading, now_ms: int) -> list[Waiting]:
+    """Return every proposal of the inbox and every emergency to ratify, those in force first."""
+    ledger = reading.reader.ledger
+    found = []
+    for emergency in ledger.unratified.values():
+        case = emergency_case(emergency, reading.reader, reading.inbox)
+        found.append(Waiting(case, ratification_standing(case, emergency, ledger, now_ms=now_ms), emergency))
+    others = (case for case in reading.inbox if case.sha256 not in ledger.unratified)
+    found.extend(Waiting(case, standing_of(case, reading.reader, now_ms=now_ms)) for case in others)
+    return found
 
 
 @click.command()
 @click.option("--all", "everything", is_flag=True, help="Also the expired and the published ones.")
 @operation(ledger=True)
 def pending(work: Workspace, everything: bool) -> Exit:
-    """List the proposals that wait for approval or publication, oldest first."""
-    reading = read(work, inbox=True)
+    """List what waits: emergencies to ratify, proposals, roots to sign; and what each of them still takes."""
+    reading = read(work, inbox=True, through_quarantine=True)
     now_ms = work.now_ms()
-    standings = [standing_of(case, reading, now_ms) for case in reading.inbox.cases.values()]
-    shown = [s for s in standings if everything or s.status not in ("published", "expired")]
-    work.desk.result([_standing_fields(s) for s in shown])
-    rows = [
-        (
-            s.case.id,
-            age(now_ms - s.case.proposal.created_at),
-            s.case.proposal.requester,
-            s.case.proposal.title,
-            f"{len(s.approvers)}/{s.needed}",
-            s.status + (f": {s.why}" if s.why else ""),
-        )
-        for s in shown
+    over = (Status.PUBLISHED, Status.EXPIRED)
+    shown = [w for w in waiting_in(reading, now_ms) if everything or w.standing.status not in over]
+    roots = [(root, root_standing(root, reading.reader.ledger, now_ms=now_ms)) for root in reading.inbox.roots]
+    fields = [_waiting_fields(waiting) for waiting in shown]
+    fields += [_root_fields(root, standing) for root, standing in roots]
+    work.desk.result(fields)
+    rows = [_row(waiting, now_ms) for waiting in shown]
+    rows += [
+        (root.sha256.hex()[:16], "", "", f"root version {root.root.version}", _counted(standing), standing.status)
+        for root, standing in roots
     ]
     if rows:
         work.desk.table(("id", "age", "requester", "title", "approvals", "status"), rows)
     else:
         work.desk.say("no proposal waits")
+    for name, standing in (
+        *((waiting.case.id, waiting.standing) for waiting in shown),
+        *((root.sha256.hex()[:16], standing) for root, standing in roots),
+    ):
+        for missing in standing.missing:
+            work.desk.say(f"{name}: {missing}")
     if reading.inbox.dropped:
         work.desk.say(
             f"{reading.inbox.dropped} records of the inbox count for nothing (nobody in the root signed them)"
         )
-    if ready := next((s for s in shown if s.status == "ready"), None):
-        work.desk.next_step(f"`flaghoist publish {ready.case.id}`")
-    elif waiting := next((s for s in shown if s.status == "waiting"), None):
+    if (proof := reading.reader.ledger.quarantined_by) is not None:
+        work.desk.warn(
+            f"the ledger is in quarantine ({proof.what} at seq {proof.seq}): only a root that takes the forging keys' "
+            "roles away can be published"
+        )
+    _next_of(work, reading, shown, roots)
+    return Exit.OK
+
+
+def _next_of(
+    work: Workspace, reading: Reading, shown: Sequence[Waiting], roots: Sequence[tuple[RootCase, Standing]]
+) -> None:
+    """Say the one most urgent thing to do."""
+    ready = [w.case.id for w in shown if w.standing.status is Status.READY]
+    ready_roots = [r for r, standing in roots if standing.status is Status.READY]
+    if ready or ready_roots:
+        holder = service_at_work(work, reading)
+        if holder is not None:
+            work.desk.next_step(f"nothing: the publisher at work ({holder}) appends what is ready")
+        elif ready:
+            work.desk.next_step(f"`flaghoist publish {ready[0]}`")
+        else:
+            work.desk.next_step(f"`flaghoist root publish {ready_roots[0].sha256.hex()[:16]}`")
+        return
+    lacking = (w for w in shown if w.standing.status in (Status.WAITING, Status.OVERDUE) and not w.standing.rejecters)
+    if waiting := next(lacking, None):
         work.desk.next_step(
             f"somebody other than {waiting.case.proposal.requester}: `flaghoist approve {waiting.case.id}`"
         )
-    return Exit.OK
+    elif roots:
+        work.desk.next_step(f"whoever is named: `flaghoist root sign {roots[0][0].sha256.hex()[:16]}`")
+
+
+def _row(waiting: Waiting, now_ms: int) -> tuple[str, str, str, str, str, str]:
+    proposal, standing = waiting.case.proposal, waiting.standing
+    status, why = str(standing.status), standing.why
+    if standing.status is Status.EXPIRED:
+        why = f"since {moment(proposal.expires_at)}"
+    if waiting.emergency is not None:
+        left_ms = waiting.emergency.ratify_by_ms - now_ms
+        when = f"ratify within {age(left_ms)}" if left_ms >= 0 else f"overdue since {age(-left_ms)}"
+        status = f"in force, {when}" + (", ready" if standing.status is Status.READY else "")
+    return (
+        waiting.case.id,
+        age(now_ms - proposal.created_at),
+        proposal.requester,
+        proposal.title,
+        _counted(standing),
+        status + (f": {why}" if why else ""),
+    )
+
+
+def _counted(standing: Standing) -> str:
+    return f"{len(standing.approvers)}/{standing.needed}"
 
 
 @click.command()
@@ -126,17 +169,20 @@ def approve(
     now_ms = work.now_ms()
     chosen = work.choose(Role.APPROVER)
     asked = case.proposal
-    if now_ms > asked.expires_at:
+    emergency = reading.reader.ledger.unratified.get(case.sha256)
+    if now_ms > asked.expires_at and emergency is None:
         raise Expired(
             f"proposal {case.id} expired at {moment(asked.expires_at)}", hint="ask for it to be proposed again"
         )
     if chosen.key_id is not None:
         _check_other(case, reading.root, chosen.key_id)
-    standing = standing_of(case, reading, now_ms)
-    if standing.status == "published":
+    standing = standing_now(case, reading, now_ms)
+    if standing.status is Status.PUBLISHED:
         raise Refused(f"proposal {case.id} is published already: {standing.why}", hint="see `flaghoist audit log`")
     show_case(work.desk, case, reading)
-    if standing.status == "stale":
+    if emergency is not None:
+        work.desk.say(f"  in force since seq {emergency.seq}; to be ratified by {moment(emergency.ratify_by_ms)}")
+    if standing.status in (Status.STALE, Status.REFUSED):
         work.desk.warn(f"it cannot be published as it is: {standing.why}")
     fields = {"id": case.id, "sha256": case.sha256.hex(), "decision": decision}
     if work.dry_run:
@@ -146,7 +192,9 @@ def approve(
         return Exit.USAGE
     held, approver = work.unlock(chosen, Role.APPROVER)
     _check_other(case, reading.root, held.key_id)
-    expires_at = asked.expires_at if expires_in is None else min(asked.expires_at, now_ms + expires_in)
+    ratifies = asked.kind is ProposalKind.EMERGENCY
+    longest_ms = now_ms + days_ms(RATIFICATION_DAYS) if ratifies else asked.expires_at
+    expires_at = longest_ms if expires_in is None else min(longest_ms, now_ms + expires_in)
     statement = Approval(work.root.log_id, case.sha256, approver, decision, work.now_ms(), expires_at, comment)
     record = encode_envelope(seal(APPROVAL, statement, [held]))
     if out is not None:
@@ -154,20 +202,40 @@ def approve(
     else:
         # A proposal that came as a file goes along, so that the inbox holds what was approved.
         send(work, [*([encode_envelope(case.envelope)] if from_file else []), record])
-    given = {*standing.approvers, *(() if reject else (approver,))}
-    missing = max(0, standing.needed - len(given))
-    work.desk.result({**fields, "approver": approver, "approvals": len(given), "needed": standing.needed}, None)
-    work.desk.say(
-        f"{'rejected' if reject else 'approved'} {case.id} as {approver}: {len(given)} of {standing.needed} approvals"
-    )
+    said = (*(s for s in case.approvals if s[0].approver != approver), (statement, decode_envelope(record)))
+    after = standing_now(replace(case, approvals=said), reading, work.now_ms())
+    given, needed = len(after.approvers), after.needed
+    work.desk.result({**fields, "approver": approver, "approvals": given, "needed": needed}, None)
+    work.desk.say(f"{'rejected' if reject else 'approved'} {case.id} as {approver}: {given} of {needed} approvals")
     if not reject:
-        said = f" --approval {out}" if out is not None else ""
-        work.desk.next_step(
-            f"ask {missing} more to run `flaghoist approve {proposal}`"
-            if missing
-            else f"`flaghoist publish {proposal}{said}`"
-        )
+        _tell_next(work, reading, after, proposal, out)
     return Exit.OK
+
+
+def standing_now(case: Case, reading: Reading, now_ms: int) -> Standing:
+    """Return where a proposal stands, or the ratification of one that is an emergency in force."""
+    emergency = reading.reader.ledger.unratified.get(case.sha256)
+    if emergency is not None:
+        return ratification_standing(case, emergency, reading.reader.ledger, now_ms=now_ms)
+    return standing_of(case, reading.reader, now_ms=now_ms)
+
+
+def _tell_next(work: Workspace, reading: Reading, standing: Standing, proposal: str, out: Path | None) -> None:
+    """Say what happens next, after an approval."""
+    for missing in standing.missing:
+        work.desk.say(f"  {missing}")
+    if standing.missing:
+        work.desk.next_step(f"ask them to run `flaghoist approve {proposal}`")
+    elif standing.status is Status.REFUSED:
+        work.desk.next_step(f"enough people stand behind it; not yet published because {standing.why}")
+    elif standing.status is not Status.READY:
+        return
+    elif out is not None:
+        work.desk.next_step(f"`flaghoist publish {proposal} --approval {out}`")
+    elif holder := service_at_work(work, reading):
+        work.desk.next_step(f"nothing: the publisher at work ({holder}) appends it")
+    else:
+        work.desk.next_step(f"`flaghoist publish {proposal}`")
 
 
 def find_case(name: str, reading: Reading, approval_files: Sequence[Path] = ()) -> tuple[Case, bool]:
@@ -189,7 +257,10 @@ def find_case(name: str, reading: Reading, approval_files: Sequence[Path] = ()) 
     file = Path(name)
     if not file.is_file():
         inbox = Inbox.gathered(reading.root, [*reading.inbox_records, *extra]) if extra else reading.inbox
-        return inbox.find(name), False
+        # One that was killed without the inbox is known from the ledger only.
+        waiting = reading.reader.ledger.unratified.values()
+        emergencies = {e.authorized.sha256: emergency_case(e, reading.reader, inbox) for e in waiting}
+        return find({**{case.sha256: case for case in inbox}, **emergencies}.values(), name), False
     data = read_limited(file, limit_bytes=ENVELOPE_BYTES_MAX, what="proposal")
     envelope = decode_envelope(data)
     proposal = verified_proposal(reading.root, envelope)
@@ -218,7 +289,19 @@ def show_case(desk: Desk, case: Case, reading: Reading) -> None:
         desk.say(f"  {verb}  by {statement.approver}, {moment(statement.approved_at)}{comment}")
     desk.say(f"  digest    {case.sha256.hex()}")
     for op in proposal.ops:
-        desk.show_diff(Step(op, reading.documents.current(op.state_id)).diff())
+        desk.show_diff(_step(case, op, reading).diff())
+
+
+def _step(case: Case, op: Op, reading: Reading) -> Step:
+    """Return what an op does, or did: an emergency may be in force when people look at it."""
+    done = reading.documents.changes.get(op.state_id, ())
+    for change in done:
+        if change.link.authorized.sha256 == case.sha256:
+            return Step(replace(op, definition=change.after), change.before)
+    before = reading.documents.current(op.state_id)
+    if op.action is Action.KILL and before is not None:
+        return Step(replace(op, definition=killed_document(before)), before)
+    return Step(op, before)
 
 
 def _check_other(case: Case, root: Root, key_id: str) -> None:
@@ -230,11 +313,13 @@ def _check_other(case: Case, root: Root, key_id: str) -> None:
         )
 
 
-def _standing_fields(standing: Standing) -> dict[str, object]:
-    proposal = standing.case.proposal
+def _waiting_fields(waiting: Waiting) -> dict[str, object]:
+    case, standing, emergency = waiting.case, waiting.standing, waiting.emergency
+    proposal = case.proposal
     return {
-        "id": standing.case.id,
-        "sha256": standing.case.sha256.hex(),
+        "id": case.id,
+        "kind": proposal.kind,
+        "sha256": case.sha256.hex(),
         "requester": proposal.requester,
         "title": proposal.title,
         "reason": proposal.reason,
@@ -246,9 +331,27 @@ def _standing_fields(standing: Standing) -> dict[str, object]:
         "approvers": list(standing.approvers),
         "rejecters": list(standing.rejecters),
         "needed": standing.needed,
+        "missing": list(standing.missing),
+        "rules": list(standing.rules),
+        "in_force_since_seq": None if emergency is None else emergency.seq.number,
+        "ratify_by": None if emergency is None else emergency.ratify_by_ms,
         "ops": [
             {"action": op.action, "target": op.target, "source": op.source, "key": op.key,
              "definition": json_value(op.definition)}
             for op in proposal.ops
         ],
     }  # fmt: skip
+
+
+def _root_fields(root: RootCase, standing: Standing) -> dict[str, object]:
+    return {
+        "id": root.sha256.hex()[:16],
+        "kind": "ROOT",
+        "sha256": root.sha256.hex(),
+        "version": root.root.version,
+        "status": standing.status,
+        "why": standing.why or None,
+        "signed_by": list(standing.approvers),
+        "needed": standing.needed,
+        "missing": list(standing.missing),
+    }

@@ -1,24 +1,35 @@
-"""`flaghoist publish`: put an approved proposal into the ledger, once."""
+"""`flaghoist publish`: put what enough people have signed into the ledger, once; by a service at work, or from here."""
 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Final
 
 import click
 
+from flaghoist.codec import encode_envelope
+from flaghoist.errors import FlaghoistError, OutcomeUnknown, Refused, Unavailable
 from flaghoist.log.base import Batch, Log, Stream
+from flaghoist.outcomes import Applied, Ratified
+from flaghoist.records import Ratification, Release
+from flaghoist.root import Root
 from flaghoist.signing import Signer
 from flaghoist.values import Decision, Role, Target
-from publisher.cli.decide import find_case, show_case
+from publisher.cli import appending
+from publisher.cli.decide import find_case, show_case, standing_now
 from publisher.cli.desk import Exit, Interrupted
-from publisher.cli.reading import Reading, read
+from publisher.cli.reading import Reading, read, send
 from publisher.cli.times import moment
 from publisher.cli.workspace import Workspace, operation
+from publisher.heart import BEAT_KEY, Heart, once
 from publisher.inbox import Case
 from publisher.journal import Journal
 from publisher.release import release_of
-from publisher.sequencer import Published, Sequencer
+from publisher.sequencer import Sequencer
+from publisher.standing import Status
+
+WAIT_S_MAX: Final = 3600
 
 
 class Outgoing:
@@ -48,11 +59,16 @@ class Outgoing:
 @click.argument("proposal", metavar="ID|FILE")
 @click.option("--approval", "approvals", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
               help="An approval that came as a file; once for each.")  # fmt: skip
+@click.option("--wait", "wait_s", type=click.IntRange(1, WAIT_S_MAX), default=appending.WAIT_S_DEFAULT,
+              show_default=True, metavar="SECONDS", help="How long to wait for the publisher's service, where there is "
+              "one.")  # fmt: skip
 @operation(ledger=True, key=True, change=True)
-def publish(work: Workspace, proposal: str, approvals: tuple[Path, ...]) -> Exit:
-    """Append an approved proposal to the ledger; sidecars then verify and serve it.
+def publish(work: Workspace, proposal: str, approvals: tuple[Path, ...], wait_s: int) -> Exit:
+    """Append an approved proposal to the ledger, or the ratification of an emergency; sidecars then verify it.
 
-    Safe to run again after a crash, an interrupt or exit code 13: it finishes what was sent, and never doubles it.
+    Where a publisher's service is at work it does that by itself: this hands over what the inbox lacks, and waits. Else
+    the publisher's key of this machine signs. Safe to run again after a crash, an interrupt or exit code 13: it
+    finishes what was sent, and never doubles it.
 
     \b
     Examples:
@@ -61,30 +77,90 @@ def publish(work: Workspace, proposal: str, approvals: tuple[Path, ...]) -> Exit
     """
     reading = read(work, inbox=True)
     case, _ = find_case(proposal, reading, approvals)
-    if done := reading.reader.published.get(case.sha256):
-        return _tell(work, case, Published(done, already=True))
-    rule = _check_allowed(reading, case, work.now_ms())
-    chosen = work.choose(Role.PUBLISHER)
+    if done := _in_ledger(reading, case):
+        return _tell(work, case, done, already=True)
+    body = _body(reading, case, work.now_ms())
+    rule = body.policy if isinstance(body, Release) else "ratification"
+    holder = appending.service_at_work(work, reading)
+    chosen = None if holder else work.choose(Role.PUBLISHER)
     show_case(work.desk, case, reading)
-    fields = {"id": case.id, "sha256": case.sha256.hex(), "policy": rule}
+    fields = {"id": case.id, "sha256": case.sha256.hex(), "policy": rule, "publisher": holder}
     if work.dry_run:
-        work.desk.result({"dry_run": True, **fields}, f"would publish {case.id} as seq {reading.snapshot.seq.next()}")
+        seq = reading.snapshot.seq.next()
+        work.desk.result({"dry_run": True, **fields}, f"would publish {case.id} as seq {seq}")
         return Exit.OK
-    if not work.desk.confirm(f"Publish {case.id} to {work.root.log_id} (allowed by {rule})?"):
+    by = f", by {holder}" if holder else ""
+    if not work.desk.confirm(f"Publish {case.id} to {work.root.log_id} (allowed by {rule}){by}?"):
         return Exit.USAGE
+    if chosen is None:
+        assert holder is not None  # noqa: S101 — one of the two
+        return _tell(work, case, _handed_over(work, reading, case, holder, wait_s), already=False)
     held, _ = work.unlock(chosen, Role.PUBLISHER)
-    return _tell(work, case, _published(work, reading, case, held))
+    return _tell(work, case, *_published(work, reading, case, held))
 
 
-def _check_allowed(reading: Reading, case: Case, now_ms: int) -> str:
-    """Refuse what every reader would reject, before anything is asked or signed; return the rule that allows it."""
-    return release_of(reading.reader.ledger, case, reading.reader.links, now_ms=now_ms).policy
+def _in_ledger(reading: Reading, case: Case) -> Applied | Ratified | None:
+    """Return the entry after which nothing of this case is left to do."""
+    if case.sha256 in reading.reader.ledger.unratified:
+        return None
+    return reading.reader.ratified.get(case.sha256) or reading.reader.published.get(case.sha256)
 
 
-def _published(work: Workspace, reading: Reading, case: Case, held: Signer) -> Published:
-    sent: list[Outgoing] = []
+def _body(reading: Reading, case: Case, now_ms: int) -> Release | Ratification:
+    """Return what to append.
+
+    Raises:
+        Refused: what every reader would say, or the policy.
+    """
+    standing = standing_now(case, reading, now_ms)
+    if standing.status is Status.READY:
+        assert isinstance(standing.body, Release | Ratification)  # noqa: S101 — what these cases are published by
+        return standing.body
+    if standing.refusal is not None:
+        raise standing.refusal
+    # The publisher's own words: it names who rejected it, and when it expired.
+    return release_of(reading.reader.ledger, case, reading.reader.links, now_ms=now_ms)
+
+
+# --- by the service ---
+
+
+def _handed_over(work: Workspace, reading: Reading, case: Case, holder: str, wait_s: int) -> Applied | Ratified:
+    """Put into the inbox what it lacks, and wait until the service has appended it.
+
+    Raises:
+        Refused: the service will not, as things are now.
+        OutcomeUnknown: it has not, and nothing here says why.
+    """
+    inbox = reading.inbox
+    records = [] if inbox.case(case.sha256) or case.sha256 in reading.reader.published else [case.envelope]
+    there = {envelope.payload for _, envelope in inbox.statements_on(case.sha256)}
+    records += [envelope for _, envelope in case.approvals if envelope.payload not in there]
+    if records:
+        send(work, [encode_envelope(envelope) for envelope in records])
+        work.desk.say(f"handed over {len(records)} records to the publisher at work: {holder}")
+    work.desk.say(f"waiting up to {wait_s} s for the publisher at work: {holder}")
+
+    def found() -> Applied | Ratified | None:
+        return _in_ledger(reading, case)
+
     try:
-        return asyncio.run(_publish(work, reading, case, held, sent))
+        return appending.wait_for(work, reading, found, wait_s=wait_s, what=case.id, look="flaghoist pending")
+    except OutcomeUnknown as silent:
+        standing = standing_now(case, reading, work.now_ms())
+        if standing.refusal is not None:
+            raise standing.refusal from silent
+        raise
+
+
+# --- from here ---
+
+
+def _published(work: Workspace, reading: Reading, case: Case, held: Signer) -> tuple[Applied | Ratified, bool]:
+    sent: list[Outgoing] = []
+    heart = _heart(work, reading.root)
+    try:
+        return asyncio.run(_publish(work, reading, case, held, heart, sent))
     except KeyboardInterrupt as stop:
         if sent and sent[0].may_have_sent:
             raise Interrupted(
@@ -93,7 +169,9 @@ def _published(work: Workspace, reading: Reading, case: Case, held: Signer) -> P
         raise Interrupted("interrupted; nothing was sent: run the same command again") from stop
 
 
-async def _publish(work: Workspace, reading: Reading, case: Case, held: Signer, sent: list[Outgoing]) -> Published:
+async def _publish(
+    work: Workspace, reading: Reading, case: Case, held: Signer, heart: Heart | None, sent: list[Outgoing]
+) -> tuple[Applied | Ratified, bool]:
     async with AsyncExitStack() as stack:
         journal = stack.enter_context(Journal.open(work.home.journals, work.root.log_id))
         log = Outgoing(await stack.enter_async_context(work.open_log(Stream.LEDGER)))
@@ -101,11 +179,49 @@ async def _publish(work: Workspace, reading: Reading, case: Case, held: Signer, 
         # What was verified a moment ago need not be verified again: the reader goes on where it stopped.
         reading.reader.log = log
         sequencer = Sequencer(reading.reader, journal, held, holder=work.holder(), clock_ms=work.now_ms)
-        return await sequencer.publish(case)
+        await sequencer.catch_up()
+        if done := _in_ledger(reading, case):
+            return done, True
+        link: Applied | Ratified
+        if case.sha256 in reading.reader.ledger.unratified:
+            appended = await sequencer.append(_body(reading, case, work.now_ms()))
+            assert isinstance(appended, Ratified)  # noqa: S101 — append returns what the body makes
+            link, already = appended, False
+        else:
+            published = await sequencer.publish(case)
+            link, already = published.link, published.already
+        if heart is not None:
+            await _beat_once(work, reading, sequencer, heart)
+        return link, already
 
 
-def _tell(work: Workspace, case: Case, published: Published) -> Exit:
-    link = published.link
+def _heart(work: Workspace, root: Root) -> Heart | None:
+    """Return what beats once, if a heartbeat key is here and nobody need be asked for its passphrase.
+
+    Where no service runs, sidecars then know for the life of one heartbeat that they have the newest entry.
+    """
+    fitting = [k for k in work.keyring.of_files() if k.key_id in root.grant(Role.HEARTBEAT).key_ids]
+    if len(fitting) != 1 or not work.has_passphrase:
+        return None
+    try:
+        return Heart(fitting[0].open(), holder=once(work.holder()))
+    except FlaghoistError:
+        return None  # its passphrase is another one: the change matters more
+
+
+async def _beat_once(work: Workspace, reading: Reading, sequencer: Sequencer, heart: Heart) -> None:
+    """Say what the head is now; the change is in the ledger, whether or not this can be said."""
+    try:
+        read_from_ms = work.now_ms()
+        await sequencer.catch_up()
+        if sequencer.holds_epoch and heart.may_beat(reading.reader.ledger, now_ms=work.now_ms()):
+            async with work.open_log(Stream.META) as meta:
+                await meta.append(heart.beat(reading.reader.ledger, issued_at=read_from_ms), key=BEAT_KEY)
+    except (Unavailable, Refused) as error:
+        work.desk.warn(f"no heartbeat was issued: {error}")
+
+
+def _tell(work: Workspace, case: Case, link: Applied | Ratified, already: bool) -> Exit:
     entry = link.entry
     work.desk.result(
         {
@@ -113,17 +229,18 @@ def _tell(work: Workspace, case: Case, published: Published) -> Exit:
             "seq": entry.seq.number,
             "entry_hash": link.entry_hash.hex(),
             "published_at": entry.published_at,
-            "already": published.already,
+            "already": already,
             "approvers": list(link.authorized.approvers),
         },
         f"seq {entry.seq}  {link.entry_hash.hex()}",
     )
-    if published.already:
-        work.desk.say(f"{case.id} was published already, {moment(entry.published_at)}; nothing was sent")
+    what = "ratified" if isinstance(link, Ratified) else "published"
+    if already:
+        work.desk.say(f"{case.id} was {what} already, {moment(entry.published_at)}; nothing was sent")
     else:
         approvers = [a.approver for a, _ in case.approvals if a.decision is Decision.APPROVE]
         by = f", approved by {', '.join(approvers)}" if approvers else ""
-        work.desk.say(f"published {case.id}: requested by {case.proposal.requester}{by}")
+        work.desk.say(f"{what} {case.id}: requested by {case.proposal.requester}{by}")
     put = next((op for op in case.proposal.ops if op.target is Target.FLAG and op.definition is not None), None)
     shown = f"`flaghoist flag show {put.key}` and " if put else ""
     work.desk.next_step(f"see it with {shown}`flaghoist audit log`")

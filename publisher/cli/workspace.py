@@ -204,6 +204,12 @@ class Workspace:
             return self._passphrase
         return self._asked(f"{what}: ")
 
+    @property
+    def has_passphrase(self) -> bool:
+        """Whether `secret` returns one without asking anybody."""
+        named = self.desk.environ.get("FLAGHOIST_PASSPHRASE_FILE") or self.settings.passphrase_file
+        return self._passphrase is not None or bool(self.passphrase_file or named) or self.passphrase_fd is not None
+
     def new_passphrase(self, name: str) -> bytes:
         """Return the passphrase for a new key; on a terminal it is asked twice.
 
