@@ -148,6 +148,10 @@ class HeldElsewhere:
             KeyHolderUnavailable: whoever holds the key does not sign.
         """
 
+        if self._pin.refused:
+            # A service that tries again and again must not make the token lock itself.
+            raise WrongPin(f"key {self.uri}: the token did not take the PIN, which is not tried again")
+
         def signed() -> str:
             from securesystemslib.signer import Signer
 
@@ -187,6 +191,7 @@ class _AskedOnce:
         self._ask = pin
         self._pin: str | None = None
         self.failure: Exception | None = None  # why there was no PIN: never the device's fault
+        self.refused = False
 
     def __call__(self, _: str) -> str:
         if self._pin is None:
@@ -296,6 +301,7 @@ def _told(uri: KeyUri, pin: _AskedOnce, ask: Callable[[], T]) -> T:
                 f"key {uri}: want ECDSA on P-256: {_line(error)}", hint="make a key of that kind"
             ) from error
         if kind in _WRONG_PIN:
+            pin.refused = True
             # `from None`: a PIN must not get into a traceback's chain.
             raise WrongPin(f"key {uri}: the token does not take the PIN ({kind})") from None
         if kind == "PinLocked":

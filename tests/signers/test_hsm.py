@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import subprocess
+import sys
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -17,8 +19,8 @@ from flaghoist.signing import verified_keys
 from flaghoist.values import Algorithm, Role
 from publisher.home import read_root
 from publisher.keys import read_card
-from tests.scenarios.operators import FLAGS, PASSPHRASE, Ended, Operator, write_flags
-from tests.signers.holders import SMALL, Token
+from tests.scenarios.operators import FLAGS, PASSPHRASE, REPOSITORY, Ended, Operator, write_flags
+from tests.signers.holders import SMALL, Token, must
 
 PUBLISHED_S = 30.0
 
@@ -168,6 +170,28 @@ def test_a_wrong_pin_is_refused_without_showing_it(ada: Operator, token: Token, 
     assert "locks itself" in refused(ended, code=10, error="wrong_pin")["hint"]
     assert secret not in ended.out + ended.err
     assert not (ada.home / "environments.toml").exists()
+
+
+TRIED_TWICE = """
+import os, sys
+from publisher.signers.securesystems import WrongPin, found
+from securesystemslib.signer import HSMSigner
+
+tries, sign = [], HSMSigner.sign
+HSMSigner.sign = lambda *args: tries.append(1) or sign(*args)
+held = found(sys.argv[1], lambda: b"a wrong secret", os.environ)
+for _ in range(2):
+    try:
+        held.sign(b"message")
+    except WrongPin as error:
+        print(error.code, len(tries))
+"""
+
+
+def test_a_wrong_pin_is_not_tried_again_by_one_process(ada: Operator, token: Token) -> None:
+    path = {"PYTHONPATH": f"{REPOSITORY / 'proto'}{os.pathsep}{REPOSITORY}"}
+    told = must(sys.executable, "-c", TRIED_TWICE, token.make(1), environ={**ada.environ, **path})
+    assert told.decode().splitlines() == ["wrong_pin 1", "wrong_pin 1"]
 
 
 def test_without_a_pin_and_a_terminal_it_says_how_to_give_one(ada: Operator, token: Token, tmp_path: Path) -> None:
