@@ -69,8 +69,8 @@ class Account:
         publishers: the keys that signed the entry.
         proposal: what was asked for; None when there is none, or (rejected) nobody allowed to ask has signed it.
         requester_key: the key that signed it.
-        approvals: what people said of exactly this proposal, by signatures that hold; unless the entry was rejected, all
-            of them count.
+        approvals: what people said of exactly this proposal, by signatures that hold; unless the entry was rejected,
+            all of them count.
         changes: what an applied entry did to the definitions, op by op.
         refusal: why a rejected entry changed nothing.
         new_root: the root that the entry put into force.
