@@ -18,14 +18,16 @@ from flaghoist.records import Proposal
 from flaghoist.signing import digest, seal
 from flaghoist.values import FlagKey, ProposalKind, Role, Seq, Source, StateId
 from publisher import flagfile
+from publisher.cli.appending import service_at_work
 from publisher.cli.desk import Exit, json_value
 from publisher.cli.reading import Reading, read, send
 from publisher.cli.times import Span, moment
 from publisher.cli.workspace import Command, Workspace, operation
 from publisher.files import read_limited, replace_file
 from publisher.flagfile import FILE_BYTES_MAX, Json, Syntax
-from publisher.inbox import new_proposal_id
+from publisher.inbox import Inbox, new_proposal_id
 from publisher.plan import Step, changed_flag, check, delete, flag_document, plan_import, pretty_lines, put
+from publisher.standing import Status, standing_of
 
 EXPIRES_DEFAULT: Final = "7d"
 # About five seconds of parsing on one core; YAML 1.2 has only a pure Python parser here.
@@ -281,6 +283,7 @@ def _submit(
         for out, record in zip(outs, records, strict=True):
             replace_file(out, record, mode=0o644)
     _tell(work, proposals, outs, counts)
+    _tell_next(work, reading, records, [str(out) for out in outs] or [p.proposal_id for p, _ in proposals])
     return Exit.OK
 
 
@@ -295,13 +298,26 @@ def _tell(
     work.desk.result({"proposals": documents, "files": [str(out) for out in outs], **counts}, "\n".join(ids))
     for proposal, _ in proposals:
         work.desk.say(f"proposed: {proposal.title}; it may wait until {moment(proposal.expires_at)}")
-    named = [str(out) for out in outs] or ids
-    if (work.in_force or work.root).grant(Role.APPROVER).threshold:
-        work.desk.next_step(
-            f"ask somebody else to run `flaghoist approve {named[0]}`" + (" (and the others)" * (len(named) > 1))
-        )
+
+
+def _tell_next(work: Workspace, reading: Reading, records: Sequence[bytes], named: Sequence[str]) -> None:
+    """Say what the proposals still take, and what then happens to them."""
+    inbox = Inbox.gathered(reading.root, records)
+    standings = [standing_of(case, reading.reader, now_ms=work.now_ms()) for case in inbox]
+    if not reading.root.policy.built_in:
+        for missing in dict.fromkeys(missing for standing in standings for missing in standing.missing):
+            work.desk.say(f"  {missing}")
+    if refused := next((standing for standing in standings if standing.status is Status.REFUSED), None):
+        work.desk.warn(f"it cannot be published as things are: {refused.why}")
+    holder = None if work.desk.as_json else service_at_work(work, reading)
+    others = " (and the others)" * (len(named) > 1)
+    if reading.root.grant(Role.APPROVER).threshold or any(standing.missing for standing in standings):
+        then = f"; the publisher at work ({holder}) then appends it" if holder else ""
+        work.desk.next_step(f"ask somebody else to run `flaghoist approve {named[0]}`{others}{then}")
+    elif holder:
+        work.desk.next_step(f"nothing: the publisher at work ({holder}) appends it")
     else:
-        work.desk.next_step(f"`flaghoist publish {named[0]}`" + (", then the others in this order" * (len(named) > 1)))
+        work.desk.next_step(f"`flaghoist publish {named[0]}`" + ", then the others in this order" * (len(named) > 1))
 
 
 def _step_fields(step: Step) -> dict[str, object]:
