@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from flaghoist.authorization import EMERGENCY_RULE, Authorized, authorize
+from flaghoist.authorization import Authorized, authorize
 from flaghoist.changes import changes_between
 from flaghoist.codec import APPROVALS_MAX
 from flaghoist.ledger import Ledger
 from flaghoist.outcomes import Applied, Link
-from flaghoist.policy import PastChange
+from flaghoist.policy import EMERGENCY_RULE, PastChange
 from flaghoist.records import Envelope, Ratification, Release
 from flaghoist.values import Decision, ProposalKind, Role
 from publisher.inbox import Case

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flaghoist.authorization import allowing_rule
 from flaghoist.codec import encode_envelope
 from flaghoist.definition import encode_flag
 from flaghoist.ledger import Ledger
@@ -17,7 +16,7 @@ from flaghoist.root import Root
 from flaghoist.values import Action, FlagKey, Seq, Source, Target
 from publisher.audit.account import Account
 from publisher.audit.examination import Examination
-from tests.forge import ADA, GRACE, LINUS, Forge, Key, boolean_flag
+from tests.forge import ADA, GRACE, LINUS, Forge, Key, allowing_rule, boolean_flag
 from tests.scenarios.operators import Operator
 
 HOUR_MS = 3_600_000

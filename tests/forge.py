@@ -8,10 +8,10 @@ from typing import Any
 
 from nacl.signing import SigningKey
 
-from flaghoist.authorization import EMERGENCY_RULE, allowing_rule
 from flaghoist.codec import APPROVAL, ENTRY, HEARTBEAT, PROPOSAL, ROOT, decode_envelope, encode_envelope
 from flaghoist.definition import encode_evaluator, encode_flag
 from flaghoist.ledger import Ledger, next_entry
+from flaghoist.policy import APPROVALS_RULE, EMERGENCY_RULE
 from flaghoist.records import (
     Approval,
     Body,
@@ -126,6 +126,11 @@ def root_record(
         revoked=(),
     )
     return replace(record, **changes)
+
+
+def allowing_rule(root: Root) -> str:
+    """What a release's entry names under a root without a policy."""
+    return f"{APPROVALS_RULE}>={root.grant(Role.APPROVER).threshold}"
 
 
 def sealed_root(record: RootRecord, *signers: Key) -> Envelope:

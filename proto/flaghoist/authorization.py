@@ -21,9 +21,6 @@ from flaghoist.root import Root
 from flaghoist.signing import digest
 from flaghoist.values import Action, Decision, Person, ProposalKind, Role, Target
 
-# What `policy` in an entry names: the threshold of the root, which every reader checks itself.
-APPROVALS_RULE: Final = "approvals"
-EMERGENCY_RULE: Final = "emergency"
 # Long enough for a publisher to take over; short, so that nobody can keep a kill for another day.
 EMERGENCY_LIFE_MS_MAX: Final = 10 * 60_000
 # The flags of one large release; a stolen emergency key should not turn off everything at once.
@@ -224,8 +221,3 @@ def _check_people(root: Root, proposal: Proposal, approvals: Sequence[Approval])
             f"proposal {proposal.proposal_id}: want approvals of {threshold} people other than {proposal.requester}, "
             f"got {len(people)} ({', '.join(sorted(people)) or 'none'}); {others} may approve",
         )
-
-
-def allowing_rule(root: Root) -> str:
-    """Return the name of the rule under which this root allows a change."""
-    return f"{APPROVALS_RULE}>={root.grant(Role.APPROVER).threshold}"

@@ -22,8 +22,9 @@ def changes_between(before: Snapshot, after: Snapshot, ops: Sequence[Op]) -> Seq
 
 def _flag_change(before: Snapshot, after: Snapshot, op: Op) -> Change:
     old, new = before.flag(op.source, op.key), after.flag(op.source, op.key)
-    # Of equal keys one is served: making, changing or deleting this one may decide which.
-    namesakes = (flag for flag in after.named(op.key) if flag.source != op.source)
+    # Of equal keys one is served: making or deleting this one may decide which.
+    decides = old is None or new is None
+    namesakes = (flag for flag in after.named(op.key) if decides and flag.source != op.source)
     return Change(
         op,
         before=None if old is None else old.definition,

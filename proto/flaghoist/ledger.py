@@ -9,10 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from flaghoist.authorization import (
-    EMERGENCY_RULE,
     Authorized,
     NotUnderstood,
-    allowing_rule,
     authorize,
     counted_approvals,
 )
@@ -44,7 +42,7 @@ from flaghoist.outcomes import (
     Unratified,
     Void,
 )
-from flaghoist.policy import PolicyNotUnderstood
+from flaghoist.policy import EMERGENCY_RULE, PolicyNotUnderstood
 from flaghoist.records import Body, Entry, Envelope, EpochClaim, Proposal, Ratification, Release, RootUpdate
 from flaghoist.root import Root
 from flaghoist.signing import digest, verified_keys
@@ -121,10 +119,8 @@ class Ledger:
                 self.take(outcome)
             case Forked():
                 self.quarantine(outcome)
-            case Held() if self.stopped_by is None or not outcome.signers:
-                self.stopped_by = outcome
             case Held():
-                self.stopped_by = replace(self.stopped_by, signers=self.stopped_by.signers | outcome.signers)
+                self._hold(outcome)
             case _:
                 pass
         return outcome
@@ -286,10 +282,9 @@ class Ledger:
         return self._rule_for(authorized, before, after)
 
     def _rule_for(self, authorized: Authorized, before: Snapshot, after: Snapshot) -> str:
-        if not self.root.record.policy:
-            return allowing_rule(self.root)
-        return self.root.policy.allow_people(
-            changes_between(before, after, authorized.proposal.ops),
+        policy = self.root.policy
+        return policy.allow_people(
+            () if policy.built_in else changes_between(before, after, authorized.proposal.ops),
             log_id=self.root.log_id,
             requester=authorized.proposal.requester,
             approvers=authorized.approvers,
@@ -408,6 +403,14 @@ class Ledger:
         self._forgers &= publishers | root.grant(Role.HEARTBEAT).key_ids
         if self.quarantined_by is not None and not self._forgers:
             self.quarantined_by = None
+
+    def _hold(self, held: Held) -> None:
+        """Stop; for good at a link of the chain, else until a root takes the roles of all who signed such away."""
+        earlier = self.stopped_by
+        if earlier is None or not held.signers:
+            self.stopped_by = held
+        else:
+            self.stopped_by = replace(earlier, signers=earlier.signers | held.signers)
 
     def quarantine(self, proof: Forked) -> None:
         """Take note of another history; also of one that a heartbeat tells of (freshness.py)."""

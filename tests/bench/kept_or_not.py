@@ -115,7 +115,9 @@ class _Ledger:
 
 
 def _fresh(ofrep: str) -> bool | None:
-    status, _, body = post(ofrep, f"{BULK_PATH.decode()}/static", b'{"context": {}}', {"content-type": "application/json"})
+    status, _, body = post(
+        ofrep, f"{BULK_PATH.decode()}/static", b'{"context": {}}', {"content-type": "application/json"}
+    )
     return True if status == HTTPStatus.OK and json.loads(body)["reason"] != "STALE" else None
 
 

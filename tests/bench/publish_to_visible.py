@@ -12,7 +12,6 @@ from typing import Any, Final
 import uvloop
 from aiokafka import AIOKafkaProducer
 
-from flaghoist.authorization import allowing_rule
 from flaghoist.codec import APPROVAL, PROPOSAL
 from flaghoist.ledger import Ledger, next_entry
 from flaghoist.log.base import Log, Stream
@@ -30,7 +29,7 @@ from tests.bench.ledgers import all_static, forged, root_bytes, store
 from tests.bench.processes import Child, module
 from tests.bench.scale import Scale
 from tests.bench.servers import sidecar, wait_until_fresh
-from tests.forge import PUBLISHER, Forge, Key, boolean_flag
+from tests.forge import PUBLISHER, Forge, Key, allowing_rule, boolean_flag
 
 LIMIT: Final = 1.3
 FLAGS: Final = 100

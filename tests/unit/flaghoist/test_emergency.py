@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from flaghoist.authorization import EMERGENCY_FLAGS_MAX, EMERGENCY_LIFE_MS_MAX, EMERGENCY_RULE
+from flaghoist.authorization import EMERGENCY_FLAGS_MAX, EMERGENCY_LIFE_MS_MAX
 from flaghoist.codec import PROPOSAL
 from flaghoist.definition import encode_flag, killed_document
 from flaghoist.ledger import replay
 from flaghoist.outcomes import Applied, Rejected
+from flaghoist.policy import EMERGENCY_RULE
 from flaghoist.records import Op, Release
 from flaghoist.values import Action, FlagKey, LogId, ProposalKind, Role, Seq, Source, StateId, Target
 from tests.forge import ADA, EMERGENCY_LABEL, GRACE, LINUS, NOW_MS, Forge, Key, boolean_flag

@@ -181,13 +181,12 @@ class SshKey(Key):
 def test_ssh_keygen_accepts_the_evidence_of_an_ssh_key_and_refuses_another_persons(tmp_path):
     from dataclasses import replace
 
-    from flaghoist.authorization import allowing_rule
     from flaghoist.codec import APPROVAL
     from flaghoist.records import Approval, Release
     from flaghoist.root import Root
     from flaghoist.signing import digest, seal
     from flaghoist.values import Decision, Role
-    from tests.forge import DAY_MS, root_record, sealed_root
+    from tests.forge import DAY_MS, allowing_rule, root_record, sealed_root
 
     grace = SshKey(GRACE, "ssh", Algorithm.SSHSIG_ED25519)
     record = root_record("staging")
