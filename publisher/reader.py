@@ -37,7 +37,7 @@ class LedgerReader:
     """One ledger as this process has read it so far.
 
     Attributes:
-        links: the entries of the chain, in seq order (seq n is links[n - 1]).
+        links: the entries of the chain, in seq order (seq n is links[n - 1]); only `ledger` has the state.
         tally: how many records had each outcome, by its name.
         dropped: the first DROPPED_KEPT_MAX of the records that count for nothing, by log position.
         published: the link of each applied proposal, by the proposal's digest.
@@ -90,8 +90,9 @@ class LedgerReader:
         self.tally[type(outcome).__name__.lower()] += 1
         match outcome:
             case Applied():
-                self.links.append(outcome)
-                self.published[outcome.authorized.sha256] = outcome
+                kept = outcome.without_state()
+                self.links.append(kept)
+                self.published[kept.authorized.sha256] = kept
             case Ratified():
                 self.links.append(outcome)
                 self.ratified[outcome.authorized.sha256] = outcome

@@ -1,6 +1,6 @@
 """What becomes of one record of the log: each outcome, and what it does to a reader (table: docs/protocol.md)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from flaghoist.authorization import Authorized, NotUnderstood
@@ -19,6 +19,10 @@ class Applied:
     entry_hash: bytes
     authorized: Authorized
     snapshot: Snapshot
+
+    def without_state(self) -> "Applied":
+        """Return the same link with an empty snapshot, for who keeps a whole chain: states share little in memory."""
+        return replace(self, snapshot=Snapshot.empty(self.snapshot.fractional).at_seq(self.entry.seq))
 
 
 @dataclass(frozen=True, slots=True)
