@@ -5,7 +5,7 @@ The verifier is flaghoist.ledger, as in every sidecar; nothing is judged here a 
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from flaghoist.authorization import verified_approval, verified_proposal
@@ -55,7 +55,6 @@ class Examination:
         """Begin with a ledger that has taken nothing yet."""
         self.ledger = ledger
         # Kept by no account: of 20,000 entries over 300 flags they would take 450 MB.
-        self._no_snapshot = Snapshot.empty(ledger.root.fractional)
         self.tally: Counter[str] = Counter()
         self.dropped: dict[int, Dropped] = {}
         self.void: dict[int, Void] = {}
@@ -148,7 +147,7 @@ class Examination:
     def _account(self, position: int, value: bytes, link: Link, judge: Root) -> Account:
         entry, envelope = link.entry, decode_envelope(value)
         if isinstance(link, Applied):
-            link = replace(link, snapshot=self._no_snapshot)
+            link = link.without_state()
         quarantined = self.ledger.quarantined_by is not None
         judges = (judge,) if self.ledger.root is judge else (judge, self.ledger.root)
         publishers = _signers(envelope, judges, (Role.PUBLISHER,))
