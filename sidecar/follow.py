@@ -133,6 +133,11 @@ class Follower:
         watch.on_fork = self._quarantine_by_heartbeat
         watch.on_look = self._serve_what_was_withheld
 
+    @property
+    def kept_seq(self) -> Seq:
+        """Up to which entry all is on the disk, or on its way there."""
+        return self._kept_seq
+
     # --- the disk, at the start ---
 
     def load_kept(self) -> None:

@@ -79,6 +79,7 @@ class FreshnessWatch:
         status: Status,
         report: BoundedReport,
         renew_clients: Callable[[], None] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
         self.heartbeats = Heartbeats(ledger)
@@ -106,7 +107,8 @@ class FreshnessWatch:
         self._said_stale = False
         self._set_back_said = False
         # The wait for heartbeats, on the monotonic clock: since when, and after how long new clients are made.
-        self._heard_s = time.monotonic()
+        self._monotonic = monotonic
+        self._heard_s = monotonic()
         self._renewals = 0
         self._next_renewal_s = BEAT_LIFE_MS / 1000  # of silence
         self._rng = rng or random.Random()  # noqa: S311  (spreads load; no secret)
@@ -170,7 +172,7 @@ class FreshnessWatch:
         self._status.beats[type(outcome).__name__.lower()] += 1
         if isinstance(outcome, Counted):
             self._status.clock_offset_s = (outcome.beat.issued_at - now_ms) / 1000
-            self._heard_s, self._renewals, self._next_renewal_s = time.monotonic(), 0, BEAT_LIFE_MS / 1000
+            self._heard_s, self._renewals, self._next_renewal_s = self._monotonic(), 0, BEAT_LIFE_MS / 1000
             if outcome.beat.issued_at <= now_ms + CLOCK_TOLERANCE_MS:
                 self.keep_beat(data)
         self._note(data, outcome)
@@ -192,7 +194,7 @@ class FreshnessWatch:
         while True:
             if not self._beats_expected.is_set():
                 await self._beats_expected.wait()
-                self._heard_s = time.monotonic()
+                self._heard_s = self._monotonic()
             try:
                 async with aclosing(follow(self._position, self._beats_lost)) as batches:
                     async for batch in batches:
@@ -326,7 +328,7 @@ class FreshnessWatch:
 
     def _watch_the_clients(self) -> None:
         """Have new clients made when heartbeats stopped on a log that has just said it is well, at a bounded rate."""
-        quiet_s = time.monotonic() - self._heard_s
+        quiet_s = self._monotonic() - self._heard_s
         if quiet_s < self._next_renewal_s:
             return
         self._renewals += 1

@@ -1,123 +1,18 @@
 """The follower: what the log brings, what the board then serves, and what is kept for a start without the log."""
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
-from flaghoist.codec import ENTRY, encode_envelope
-from flaghoist.errors import LogMissing, Misconfigured, Unavailable
-from flaghoist.ledger import Ledger
+from flaghoist.errors import LogMissing, Unavailable
 from flaghoist.log.base import Stream
-from flaghoist.log.reconnect import follow_reliably
-from flaghoist.records import EpochClaim, Release
-from flaghoist.signing import countersign, seal
+from flaghoist.records import Release
 from flaghoist.values import Seq
-from sidecar.board import Board, VerifierState
-from sidecar.floors import Floors
-from sidecar.follow import Follower
-from sidecar.freshness_watch import FreshnessWatch
-from sidecar.keep import Kept
-from sidecar.report import LINES_A_WINDOW, BoundedReport
-from sidecar.restarting import Restarting
-from sidecar.status import Status
-from sidecar.steady_clock import SteadyClock
-from tests.conformance.memory_log import MemoryLogs
-from tests.forge import NOW_MS, Forge, boolean_flag
-
-DEADLINE_S = 10.0
-
-
-class Pod:
-    """One sidecar without its faces, on a fake log and a clock of the test's."""
-
-    def __init__(self, tmp_path, forge=None, *, fresh_for_s=30.0, floors=None, require_fresh=False):
-        self.forge = forge or Forge()
-        self.logs = MemoryLogs(probe_s=0.05)
-        self.path = tmp_path / "pod.entries"
-        self.now_s = NOW_MS / 1000  # as everybody's in the forge
-        self.monotonic_s = 0.0
-        self.fresh_for_s = fresh_for_s
-        self.floors = floors or Floors()
-        self.require_fresh = require_fresh
-        self.pinned = {}
-        self.root = self.forge.first_root
-
-    def write(self, *values):
-        for value in values:
-            self.logs.put(Stream.LEDGER, value)
-
-    def beat(self, data=None, **changes):
-        """Write a heartbeat, by default that of the honest publisher at this moment."""
-        self.forge.now_ms = int(self.now_s * 1000)
-        self.logs.put(Stream.META, data or self.forge.beat(**changes), key=b"heartbeat")
-
-    @asynccontextmanager
-    async def running(self, *, keep=True):
-        kept = Kept.open(self.path) if keep else None
-        self.clock = SteadyClock(lambda: self.now_s, lambda: self.monotonic_s)
-        report = BoundedReport(structlog.get_logger(), lambda: self.now_s)
-        board, status, ledger = Board(lambda: self.now_s), Status(), Ledger(self.root, self.pinned)
-        self.renewed = 0
-        watch = FreshnessWatch(
-            ledger,
-            board,
-            clock=self.clock,
-            fresh_for_s=self.fresh_for_s,
-            status=status,
-            report=report,
-            renew_clients=self._renew,
-        )
-        follower = Follower(
-            ledger,
-            board,
-            kept,
-            watch=watch,
-            status=status,
-            report=report,
-            clock=self.clock,
-            floors=self.floors,
-            require_fresh=self.require_fresh,
-        )
-        self.board, self.follower, self.watch, self.status, self.ledger = board, follower, watch, status, ledger
-        follower.load_kept()
-        self.task = asyncio.create_task(follower.run(self._reader(Stream.LEDGER)))
-        self.beats = Restarting()
-        beats = asyncio.create_task(self.beats.run(lambda: watch.follow(self._reader(Stream.META))))
-        ticking = asyncio.create_task(watch.run())
-        try:
-            yield board
-        finally:
-            for task in (self.task, beats, ticking):
-                task.cancel()
-            for task in (self.task, beats, ticking):
-                with suppress(asyncio.CancelledError, Misconfigured):
-                    await task
-            if kept is not None:
-                kept.close()
-
-    def _renew(self):
-        self.renewed += 1
-        self.follower.renew_client()
-        self.beats.restart()
-
-    def _reader(self, stream):
-        async def no_wait(_):
-            await asyncio.sleep(0.001)
-
-        return lambda start, on_lost: follow_reliably(self.logs, stream, start, on_lost=on_lost, sleep=no_wait)
-
-    async def until_kept(self):
-        """What is served has reached the disk: the follower keeps after it serves."""
-        await self.until(lambda: self.board.view is not None and self.path.stat().st_mtime == self.now_s)
-
-    async def until(self, condition):
-        async with asyncio.timeout(DEADLINE_S):
-            while not condition():
-                await asyncio.sleep(0.001)
+from sidecar.board import VerifierState
+from sidecar.report import LINES_A_WINDOW
+from tests.forge import Forge, boolean_flag
+from tests.unit.sidecar.pod import Pod, default_of, of_newer_release, run
 
 
 @pytest.fixture
@@ -125,21 +20,6 @@ def pod(tmp_path):
     pod = Pod(tmp_path)
     pod.write(pod.forge.genesis(), pod.forge.put("new-checkout"))
     return pod
-
-
-def default_of(board, key="new-checkout"):
-    return board.view.flags[key].definition.default_variant
-
-
-def of_newer_release(forge):
-    """A record that a publisher has signed, of a type that this release does not know."""
-    record = seal(ENTRY, forge.entry(EpochClaim("publisher-1")), [])
-    newer = replace(record, payload_type="application/vnd.flaghoist.barrier.v1+avro")
-    return encode_envelope(countersign(newer, [forge.publisher]))
-
-
-def run(scenario):
-    asyncio.run(scenario())
 
 
 def test_view_is_put_once_the_end_of_the_log_was_reached(pod):
