@@ -172,7 +172,7 @@ def entry_hash_of(kept: Kept, seq: Seq) -> bytes | None:
 
 def kept_in(directory: Path) -> Iterator[Iterator[LogRecord]]:
     """Yield, of each file of entries in a directory, what it holds, untrusted. Nothing is locked or changed."""
-    for path in sorted(directory.glob(f"*{SUFFIX}")):
+    for path in sorted(path for path in directory.glob(f"*{SUFFIX}") if path.is_file()):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:

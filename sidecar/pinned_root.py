@@ -74,7 +74,7 @@ class PinnedRoot:
             return Beginning(self.root, {})
         for records in kept_in(state_dir):
             try:
-                return beginning(self.sha256, (record.value for record in records))
+                return beginning(self.sha256, (record.value for record in records if _MARK in record.value))
             except (FlaghoistError, OSError):
                 continue  # of another ledger, or of a time before the pinned root
         return None
