@@ -61,6 +61,8 @@ class Pace:
     beat_s: float = BEAT_INTERVAL_MS / 1000
     standby_s: float = STANDBY_ROUND_S
     take_over_s: float = TAKE_OVER_S
+    # Well below what a silence takes: after an outage whoever is at work must be back before others take its place.
+    retry_max_s: float = BACKOFF_CAP_S
 
 
 class LedgerCut(Misconfigured):
@@ -200,7 +202,7 @@ class Service:
                 self._report.warning("ledger.lost", code=lost.code, reason=str(lost))
             finally:
                 self._meta = None
-            await self._sleep(full_jitter(attempt, BACKOFF_BASE_S, BACKOFF_CAP_S, self._rng))
+            await self._sleep(full_jitter(attempt, BACKOFF_BASE_S, self.pace.retry_max_s, self._rng))
             attempt += 1
 
     async def _open_meta(self, stack: AsyncExitStack) -> Log | None:
@@ -362,7 +364,7 @@ class Service:
             except LogTruncated as cut:
                 # Proposals may be lost; what is in the ledger is not. Whoever misses one proposes it again.
                 self._report.warning("inbox.cut", code=cut.code, reason=str(cut))
-                await asyncio.sleep(BACKOFF_CAP_S)
+                await asyncio.sleep(self.pace.retry_max_s)
             finally:
                 for task in (folding, anew):
                     task.cancel()
@@ -403,7 +405,10 @@ class Service:
             on_lost()
             self._report.warning(f"{stream.value}.lost", code=error.code, reason=str(error))
 
-        return follow_reliably(self.open_log, stream, 0, on_lost=lost, rng=self._rng)
+        async def sleep(seconds: float) -> None:
+            await asyncio.sleep(min(seconds, self.pace.retry_max_s))
+
+        return follow_reliably(self.open_log, stream, 0, on_lost=lost, sleep=sleep, rng=self._rng)
 
     # --- heartbeats of others ---
 

@@ -1,0 +1,501 @@
+"""The publisher's service on a log in memory: real keys, records, journals and verifier; time that hurries."""
+
+import asyncio
+import json
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+import structlog
+
+from flaghoist.codec import HEARTBEAT, decode_envelope, encode_envelope
+from flaghoist.definition import encode_flag
+from flaghoist.errors import Unavailable, WrongRole
+from flaghoist.freshness import Counted, Heartbeats, Proof
+from flaghoist.ledger import Ledger
+from flaghoist.log.base import Stream
+from flaghoist.outcomes import Applied, Forked, Ratified, RootChanged, Void
+from flaghoist.records import EpochClaim, Op, Release, RoleGrant
+from flaghoist.values import Action, Decision, FlagKey, LogId, Person, Role, Seq, Source, Target
+from publisher.heart import BEAT_KEY, Heart, once
+from publisher.journal import Claim, Journal
+from publisher.reader import LedgerReader
+from publisher.sequencer import Fenced, Sequencer
+from publisher.service import Clock, LedgerCut, Pace, Service, check_journal
+from tests.conformance.memory_log import MemoryLogs
+from tests.forge import ADA, BEAT_LABEL, GRACE, LINUS, NOW_MS, PUBLISHER, Forge, Key, boolean_flag
+
+PACE = Pace(beat_s=0.05, standby_s=0.01, take_over_s=0.4, retry_max_s=0.05)
+WITHIN_S = 10.0
+
+
+class Place:
+    """One environment on a log in memory, and any number of machines with a publisher."""
+
+    def __init__(self, tmp_path, **root_options):
+        self.tmp_path = tmp_path
+        options = {"beats": True, "emergency": (GRACE,), "root_threshold": 2, **root_options}
+        self.forge = Forge(root_options=options)
+        self.logs = MemoryLogs(probe_s=0.05)
+        self.now_ms = NOW_MS
+        self.logs.put(Stream.LEDGER, self.forge.genesis())
+
+    def put(self, *envelopes):
+        for envelope in envelopes:
+            self.logs.put(Stream.INBOX, encode_envelope(envelope))
+
+    def propose(self, key, *, approved_by=(LINUS,), **changes):
+        asked = self.forge.proposal(self.forge.op(key, boolean_flag()), proposal_id=key.upper(), **changes)
+        self.put(asked, *(self.forge.approval(asked, by=person) for person in approved_by))
+        return asked
+
+    @asynccontextmanager
+    async def service(self, machine="one", *, key=None, heart=True, logs=None, **options):
+        """A service that runs while the block does, with its task."""
+        logs = logs or self.logs
+        async with AsyncExitStack() as stack:
+            log = await stack.enter_async_context(self.logs(Stream.LEDGER))
+            journal = stack.enter_context(Journal.open(self.tmp_path / machine, LogId("test"), service=True))
+            reader = LedgerReader(log, Ledger(self.forge.first_root), through_quarantine=True)
+            await reader.catch_up()
+            key = key or Key(PUBLISHER)
+            sequencer = Sequencer(reader, journal, key, holder=machine, clock_ms=lambda: self.now_ms)
+            check_journal(journal, reader)
+            service = Service(
+                logs,
+                reader,
+                sequencer,
+                publisher_key=key.listed.key_id,
+                heart=Heart(Key(PUBLISHER, BEAT_LABEL), holder=machine) if heart else None,
+                holder=machine,
+                clock=Clock(now_ms=lambda: self.now_ms),
+                pace=PACE,
+                **options,
+            )
+            task = asyncio.create_task(service.run())
+            try:
+                yield service
+            finally:
+                service.stop()
+                async with asyncio.timeout(WITHIN_S):
+                    await asyncio.gather(task, return_exceptions=True)
+            if (error := task.exception()) is not None:
+                raise error
+
+    def ledger(self):
+        """The ledger as a reader of the whole log sees it, and every outcome."""
+        ledger = Ledger(self.forge.first_root)
+        return ledger, [ledger.receive(value) for value in self.logs.values(Stream.LEDGER)]
+
+    def names(self):
+        """What the ledger's releases and other entries are called, in order, from the second entry on."""
+        _, outcomes = self.ledger()
+        assert not [each for each in outcomes if isinstance(each, Forked)]
+        named = []
+        for each in outcomes[1:]:
+            match each:
+                case Applied(authorized=authorized):
+                    named.append(authorized.proposal.proposal_id)
+                case RootChanged(root=root):
+                    named.append(f"root {root.version}")
+                case Ratified():
+                    named.append("ratified")
+                case Void():
+                    named.append("void")
+                case _:
+                    named.append(each.entry.body.holder)
+        return named
+
+    def beats(self):
+        """The heartbeats in the log, decoded; only the newest is kept."""
+        return [HEARTBEAT.decode(decode_envelope(value).payload) for value in self.logs.values(Stream.META)]
+
+
+async def until(condition, within_s=WITHIN_S):
+    """Return once a condition holds."""
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.005)  # between two looks
+
+
+def run(scenario):
+    return asyncio.run(asyncio.wait_for(scenario, 60))
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """The events that services log."""
+    with structlog.testing.capture_logs() as events:
+        yield events
+
+
+def guarded(place, key="pay"):
+    """Publish a flag that can be killed."""
+    definition = encode_flag(boolean_flag("on"), {"safe_variant": "off"})
+    op = Op(Target.FLAG, Source(""), FlagKey(key), Seq(0), Action.PUT, definition)
+    place.logs.put(Stream.LEDGER, place.forge.append(place.forge.release(op)))
+
+
+def test_what_enough_people_approve_is_appended_and_the_new_head_is_beaten(place):
+    async def scenario():
+        async with place.service():
+            await until(lambda: place.beats())
+            place.propose("a")
+            await until(lambda: place.names() == ["one", "A"])
+            await until(lambda: place.beats()[-1].seq == place.ledger()[0].head.seq)
+        return place.logs.values(Stream.META)
+
+    (record,) = run(scenario())
+    ledger, _ = place.ledger()
+    reader = Heartbeats(ledger)
+    assert isinstance(reader.receive(record, now_ms=place.now_ms), Counted)
+    assert reader.standing(now_ms=place.now_ms).proof is Proof.FRESH
+
+
+def test_what_too_few_approve_waits_for_the_last_approval(place):
+    async def scenario():
+        async with place.service() as service:
+            asked = place.propose("a", approved_by=())
+            await until(lambda: len(service.inbox) == 1 and place.names() == ["one"])
+            place.put(place.forge.approval(asked, by=LINUS))
+            await until(lambda: place.names() == ["one", "A"])
+
+    run(scenario())
+
+
+def test_what_waits_is_appended_once_emergencies_first(place):
+    guarded(place)
+    for key in ("a", "b"):
+        place.propose(key)
+    place.put(place.forge.kill_proposal("pay", proposal_id="KILL"))
+
+    async def scenario():
+        async with place.service():
+            await until(lambda: len(place.names()) >= 5)
+        async with place.service():  # a restart reads the same inbox
+            await until(lambda: place.beats()[-1].seq == place.ledger()[0].head.seq)
+
+    run(scenario())
+    assert place.names()[1:] == ["one", "KILL", "A", "B"]
+
+
+def test_rejection_further_on_in_the_inbox_blocks_at_the_start_too(place):
+    asked = place.propose("a")
+    for number in range(200):  # several batches
+        place.propose(f"junk-{number}", approved_by=())
+    place.put(place.forge.approval(asked, by=GRACE, decision=Decision.REJECT))
+
+    async def scenario():
+        async with place.service():
+            place.propose("b")
+            await until(lambda: "B" in place.names())
+
+    run(scenario())
+    assert place.names() == ["one", "B"]
+
+
+def test_emergency_is_ratified_when_enough_stand_behind_it(place):
+    guarded(place)
+    kill = place.forge.kill_proposal("pay", proposal_id="KILL")
+    place.put(kill)
+
+    async def scenario():
+        async with place.service():
+            await until(lambda: "KILL" in place.names())
+            place.now_ms += 3_600_000  # long after the emergency itself has expired
+            place.forge.now_ms = place.now_ms
+            place.put(place.forge.approval(kill, by=ADA))
+            await until(lambda: place.names()[-1] == "ratified")
+        ledger, _ = place.ledger()
+        assert not ledger.unratified
+
+    run(scenario())
+
+
+def test_root_signed_in_separate_envelopes_is_appended_and_who_it_lists_counts_from_then_on(place):
+    ken = Key(Person("ken@example.org"))
+    record = place.forge.root.record
+    roles = {**record.roles}
+    for role in (Role.REQUESTER, Role.APPROVER):
+        roles[role] = RoleGrant(roles[role].key_ids | {ken.listed.key_id}, roles[role].threshold)
+    changes = {"keys": (*record.keys, ken.listed), "roles": roles}
+    early = place.forge.proposal(place.forge.op("kens", boolean_flag()), by=ken.person, proposal_id="KENS")
+    place.put(early, place.forge.approval(early, by=GRACE))
+
+    async def scenario():
+        async with place.service() as service:
+            await until(lambda: service.inbox.dropped == 1)
+            head = place.ledger()[0]
+            place.forge.ledger = head
+            for key in (Key(ADA), Key(GRACE)):
+                place.put(place.forge.next_root(key, **changes))
+            await until(lambda: "KENS" in place.names())
+            await until(lambda: place.beats()[-1].root_version == 2)
+
+    run(scenario())
+    assert place.names() == ["one", "root 2", "KENS"]
+
+
+def test_publisher_whose_key_a_new_root_no_longer_lists_ends_with_what_to_do(place, told):
+    successor = Key(PUBLISHER, "next")
+    record = place.forge.root.record
+    roles = {**record.roles, Role.PUBLISHER: RoleGrant(frozenset({successor.listed.key_id}), 1)}
+
+    async def scenario():
+        async with place.service() as service:
+            await until(lambda: service.duty.working)
+            place.forge.ledger = place.ledger()[0]
+            place.put(place.forge.next_root(Key(ADA), Key(GRACE), keys=(*record.keys, successor.listed), roles=roles))
+            await until(lambda: "root 2" in place.names())
+            await until(lambda: not [t for t in asyncio.all_tasks() if t.get_name() == "inbox"])
+
+    with pytest.raises(BaseExceptionGroup) as raised:
+        run(scenario())
+    refusal = raised.value.exceptions[0]
+    assert isinstance(refusal, WrongRole)
+    assert "start the publisher with the new key" in refusal.hint
+
+
+# --- several publishers ---
+
+
+def test_of_two_one_works_and_the_other_takes_over_when_it_falls_silent(place, told):
+    async def scenario():
+        async with AsyncExitStack() as stack:
+            async with place.service("one") as first:
+                await until(lambda: first.duty.working)
+                second = await stack.enter_async_context(place.service("two"))
+                await until(lambda: any(e["event"] == "publisher.standing_by" for e in told))
+                place.propose("a")
+                await until(lambda: "A" in place.names())
+                await asyncio.sleep(3 * PACE.take_over_s)  # as long as it beats, nobody takes its place
+                assert not second.duty.working
+            place.propose("b")
+            await until(lambda: "B" in place.names())
+
+    run(scenario())
+    assert place.names() == ["one", "A", "two", "B"]
+
+
+def test_two_started_at_once_end_with_one_sequence_and_one_at_work(place, told):
+    async def scenario():
+        async with place.service("one") as one, place.service("two") as two:
+            for number in range(6):
+                place.propose(f"flag-{number}")
+            await until(lambda: sum(name.startswith("FLAG") for name in place.names()) == 6)
+            await until(lambda: one.duty.working != two.duty.working)
+
+    run(scenario())
+    names = place.names()
+    assert sorted(name for name in names if name.startswith("FLAG")) == [f"FLAG-{n}" for n in range(6)]
+    assert len([name for name in names if name in ("one", "two")]) <= 2
+    assert names.count("void") <= 1
+
+
+def test_fenced_publisher_names_who_took_over_and_appends_nothing_more(place, told):
+    async def scenario():
+        async with place.service("one") as first:
+            await until(lambda: first.duty.working)
+            async with place.service("two", take_over=True) as second:
+                await until(lambda: second.duty.working and not first.duty.working)
+                place.propose("a")
+                await until(lambda: "A" in place.names())
+                assert not first.duty.working
+
+    run(scenario())
+    (fenced,) = [event for event in told if event["event"] == "publisher.fenced"]
+    assert fenced["by"] == "two"
+    assert fenced["log_level"] == "error"
+    assert place.names() == ["one", "two", "A"]
+
+
+def test_fenced_publisher_ends_where_it_was_told_to(place, told):
+    async def scenario():
+        async with place.service("one", exit_when_fenced=True) as first:
+            await until(lambda: first.duty.working)
+            async with place.service("two", take_over=True) as second:
+                await until(lambda: second.duty.working)
+                await until(lambda: not first.duty.working)
+                await asyncio.sleep(0.1)
+
+    with pytest.raises(BaseExceptionGroup) as raised:
+        run(scenario())
+    assert isinstance(raised.value.exceptions[0], Fenced)
+    assert "was taken by two" in str(raised.value.exceptions[0])
+
+
+def test_standby_does_not_take_a_lost_log_for_a_silent_publisher(place, told):
+    async def scenario():
+        async with place.service("one") as first:
+            await until(lambda: first.duty.working)
+            async with place.service("two") as second:
+                await until(lambda: len(place.beats()) == 1)
+                place.logs.lose()
+                await asyncio.sleep(2 * PACE.take_over_s)
+                place.logs.return_()
+                newest = place.beats()[-1].beat_no
+                await until(lambda: place.beats()[-1].beat_no > newest)
+                assert not second.duty.working
+        return place.names()
+
+    assert run(scenario()) == ["one"]
+
+
+def test_heartbeat_that_was_heard_before_and_one_of_a_single_command_prove_no_life(place):
+    old = place.forge.beat(beat_no=1)
+
+    async def scenario():
+        place.logs.put(Stream.META, old, key=BEAT_KEY)
+        async with place.service("one") as service:
+            for number in range(2, 5):
+                place.logs.put(Stream.META, old, key=BEAT_KEY)
+                single = place.forge.beat(holder=once("laptop"), issued_at=NOW_MS + number, expires_at=NOW_MS + 20_000)
+                place.logs.put(Stream.META, single, key=BEAT_KEY)
+                await asyncio.sleep(PACE.take_over_s / 3)
+            await until(lambda: service.duty.working, within_s=PACE.take_over_s * 2)
+
+    run(scenario())
+
+
+def test_without_heartbeat_keys_the_second_takes_over_at_its_start_and_they_do_not_fight(tmp_path, told):
+    place = Place(tmp_path, beats=False)
+
+    async def scenario():
+        async with place.service("one", heart=False) as first:
+            await until(lambda: first.duty.working)
+            async with place.service("two", heart=False) as second:
+                await until(lambda: second.duty.working and not first.duty.working)
+                for key in ("a", "b", "c"):
+                    place.propose(key)
+                await until(lambda: "C" in place.names())
+
+    run(scenario())
+    assert place.names() == ["one", "two", "A", "B", "C"]
+    assert place.beats() == []
+
+
+# --- when things break ---
+
+
+def test_while_the_log_is_away_nothing_is_beaten_and_then_it_goes_on(place, told):
+    async def scenario():
+        async with place.service("one") as service:
+            await until(lambda: place.beats())
+            place.logs.lose(Unavailable("the brokers are away"))
+            place.propose("a")
+            newest = place.beats()[-1].beat_no
+            await asyncio.sleep(10 * PACE.beat_s)
+            assert place.beats()[-1].beat_no == newest
+            place.logs.return_()
+            await until(lambda: "A" in place.names())
+            await until(lambda: place.beats()[-1].seq == place.ledger()[0].head.seq)
+            assert service.duty.working
+
+    run(scenario())
+    assert any(event["event"] == "ledger.lost" for event in told)
+
+
+def test_heartbeat_is_dated_before_the_reading_that_it_states(place):
+    """Whoever appends after that moment cannot make it a lie."""
+    began = []
+
+    async def scenario():
+        async with place.service("one") as service:
+            await until(lambda: place.beats())
+            real = service.sequencer.catch_up
+
+            async def slow():
+                began.append(place.now_ms)
+                await real()
+                place.now_ms += 7_000
+
+            service.sequencer.catch_up = slow
+            newest = place.beats()[-1].beat_no
+            await until(lambda: place.beats()[-1].beat_no > newest)
+            return place.beats()[-1]
+
+    beat = run(scenario())
+    assert beat.issued_at in began
+    assert beat.expires_at == beat.issued_at + 30_000
+
+
+def test_quarantine_stops_heartbeats_and_releases_and_a_root_ends_it(place, told):
+    thief = Key(PUBLISHER, "next")
+    record = place.forge.root.record
+    keys = (*record.keys, thief.listed)
+    roles = {**record.roles}
+    roles[Role.PUBLISHER] = RoleGrant(frozenset({Key(PUBLISHER).listed.key_id, thief.listed.key_id}), 1)
+    place = Place(place.tmp_path, keys=keys, roles=roles)
+
+    async def scenario():
+        async with place.service("one") as service:
+            await until(lambda: place.beats())
+            fork = place.forge.signed(place.forge.entry(EpochClaim("thief"), prev_hash=b"\1" * 32), by=thief)
+            place.logs.put(Stream.LEDGER, fork)
+            await until(lambda: service.reader.ledger.quarantined_by is not None)
+            newest = place.beats()[-1].beat_no
+            place.propose("a")
+            await asyncio.sleep(5 * PACE.beat_s)
+            assert released(place) == []
+            assert place.beats()[-1].beat_no == newest
+            place.forge.ledger = service.reader.ledger
+            cured = {**roles, Role.PUBLISHER: RoleGrant(frozenset({Key(PUBLISHER).listed.key_id}), 1)}
+            place.put(place.forge.next_root(Key(ADA), Key(GRACE), roles=cured))
+            await until(lambda: released(place) == ["A"])
+            await until(lambda: place.beats()[-1].root_version == 2)
+
+    run(scenario())
+    assert any(event["event"] == "ledger.quarantined" for event in told)
+
+
+def released(place):
+    _, outcomes = place.ledger()
+    return [each.authorized.proposal.proposal_id for each in outcomes if isinstance(each, Applied)]
+
+
+def test_flood_of_junk_and_of_proposals_is_counted_in_few_lines(place, told):
+    async def scenario():
+        async with place.service("one") as service:
+            for number in range(500):
+                place.logs.put(Stream.INBOX, b"junk %d" % number)
+            place.propose("a")
+            await until(lambda: "A" in place.names())
+            assert service.inbox.dropped == 500
+
+    run(scenario())
+    assert len(told) < 15
+    assert len(json.dumps(told, default=str)) < 10_000
+
+
+def test_refused_proposal_is_told_once(place, told):
+    asked = place.propose("a")
+    place.logs.put(
+        Stream.LEDGER,
+        place.forge.append(Release(asked, (place.forge.approval(asked, by=GRACE),), "approvals>=1")),
+    )
+    stale = place.forge.proposal(place.forge.op("a", boolean_flag("on"), version=0), proposal_id="STALE")
+    place.put(stale, place.forge.approval(stale, by=GRACE))
+
+    async def scenario():
+        async with place.service("one"):
+            await until(lambda: [e for e in told if e["event"] == "proposal.refused"])
+            for key in ("b", "c"):
+                place.propose(key)
+            await until(lambda: "C" in place.names())
+
+    run(scenario())
+    (refused,) = [event for event in told if event["event"] == "proposal.refused"]
+    assert (refused["name"], refused["code"], refused["status"]) == ("STALE", "stale_base", "stale")
+
+
+def test_journal_that_knows_more_than_the_ledger_stops_the_start(place):
+    with Journal.open(place.tmp_path / "one", LogId("test")) as journal:
+        reader = LedgerReader(None, Ledger(place.forge.root))
+        check_journal(journal, reader)
+        journal.take_epoch(Claim(3, 7, b"\2" * 32))
+        with pytest.raises(LedgerCut, match="published seq 7, and the ledger ends at 0"):
+            check_journal(journal, reader)
