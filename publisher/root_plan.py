@@ -16,6 +16,7 @@ from flaghoist.values import KeyId, Person, Role, Seq
 
 # Roles in which one signature is enough by design (root.py refuses any other threshold).
 SINGLE: Final = frozenset({Role.REQUESTER, Role.PUBLISHER, Role.HEARTBEAT, Role.EMERGENCY})
+_NEEDED: Final = frozenset({Role.ROOT, Role.REQUESTER, Role.PUBLISHER})
 MEMBER_ROLES: Final = (Role.REQUESTER, Role.APPROVER)
 _MACHINE: Final = frozenset({Role.PUBLISHER, Role.HEARTBEAT, Role.CHECKPOINTER})
 _DECIDING: Final = frozenset({Role.ROOT, Role.REQUESTER, Role.APPROVER, Role.EMERGENCY})
@@ -202,11 +203,18 @@ class _Draft:
 
     def _threshold(self, role: Role, wanted: Mapping[Role, int]) -> int:
         people = len({self._keys[key_id].person for key_id in self._holders[role]})
+        if role in _NEEDED and not people:
+            raise BadRoot(
+                f"role {role}: nobody would hold it, and nothing could be changed any more",
+                hint=f"give it to another key: --grant {role}=FILE.pub, or --replace-key KEY_ID NEW.pub",
+            )
         if role in SINGLE:
             if wanted.get(role, bool(people)) != bool(people):
                 raise BadRoot(f"role {role}: one signature is enough by design: want no --threshold for it")
             return int(bool(people))
         threshold = wanted.get(role, self._thresholds[role])
+        if role is Role.ROOT and threshold < 1:
+            raise BadRoot("role ROOT: want a threshold of at least 1, got 0: anybody could make a root")
         if role is Role.CHECKPOINTER and role not in wanted:
             threshold = min(max(threshold, 1), people)
         if threshold > people:

@@ -100,11 +100,18 @@ def _link_of(reading: Reading, sha256: bytes) -> RootChanged | None:
 
 
 def _publisher_key(work: Workspace, case: SignedRoot) -> KeyAtHand:
-    """Return the publisher's key here, of the old or of the new root."""
+    """Return the publisher's key here, of the old or of the new root; raises as Workspace.choose."""
     try:
         return work.choose(Role.PUBLISHER, case.before)
     except (WrongRole, Misconfigured):
+        pass
+    try:
         return work.choose(Role.PUBLISHER, case.root)
+    except Misconfigured as error:
+        raise Misconfigured(
+            f"{error}; and no publisher's service is heard",
+            hint="run this where the publisher's key is, or start `flaghoist publisher` there: it takes the root by itself",
+        ) from error
 
 
 def _append(work: Workspace, reading: Reading, case: SignedRoot, chosen: KeyAtHand) -> RootChanged:
