@@ -98,11 +98,12 @@ class SidecarProcess:
 
 @contextmanager
 def running_sidecar(
-    ledger: str, root: Path, state_dir: Path, *options: str, listen: str = "127.0.0.1:0"
+    ledger: str, root: Path | str, state_dir: Path, *options: str, listen: str = "127.0.0.1:0"
 ) -> Iterator[SidecarProcess]:
     """Run `flaghoist-sidecar` while the block runs; nothing of the user's own configuration is read.
 
     Args:
+        root: a file, or sha256:HEX.
         options: more of the command line; what is named again here wins.
         listen: of the gRPC face; the others take free ports, so that any number of sidecars runs on one machine.
     """

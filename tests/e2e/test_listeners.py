@@ -18,7 +18,7 @@ from flagd.sync.v1 import sync_pb2, sync_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.certificates import Authority, Issued, replace
-from tests.e2e.test_sidecar import World
+from tests.e2e.world import World
 from tests.sidecar_process import SidecarProcess, running_sidecar
 
 WITHIN_S = 30.0

@@ -1,93 +1,22 @@
 """The sidecar as a process: what it does when the ledger, the disk or the operator does what they do on bad days."""
 
-import asyncio
 import http.client
 import json
 import random
 import signal
-import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
 import pytest
-from flagd.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from flagd.evaluation.v1 import evaluation_pb2
+from grpc_health.v1 import health_pb2
 
 from flaghoist.codec import encode_envelope
-from flaghoist.ledger import Ledger
-from flaghoist.log.base import Stream
-from flaghoist.log.location import create_log, open_log
 from flaghoist.root import Root
-from tests.forge import ADA, DAY_MS, Forge, Key, boolean_flag, root_record, sealed_root
+from tests.e2e.world import ANSWERS_WITHIN_S, World, client
+from tests.forge import ADA, Key, boolean_flag, root_record, sealed_root
 from tests.sidecar_process import running_sidecar
-
-ANSWERS_WITHIN_S = 30.0
-
-
-class World:
-    """A ledger that tests append to as its honest publisher, or as anybody with write access."""
-
-    def __init__(self, directory: Path, url: str | None = None) -> None:
-        self.directory = directory
-        self.url = url or f"sqlite:///{directory}/ledger.db"
-        self.forge = Forge(now_ms=int(time.time() * 1000))
-        self.forge.root = Root.verified(sealed_root(root_record(expires_at=self.forge.now_ms + 365 * DAY_MS)))
-        self.forge.ledger = Ledger(self.forge.root)
-        self.root = directory / "test.root"
-        self.root.write_bytes(encode_envelope(self.forge.root.envelope))
-        asyncio.run(create_log(self.url))
-        self.append(self.forge.genesis(), self.forge.put("new-checkout"))
-
-    def append(self, *records: bytes) -> None:
-        async def write() -> None:
-            async with open_log(self.url)(Stream.LEDGER) as log:
-                for record in records:
-                    await log.append(record)
-
-        asyncio.run(write())
-
-    def flip(self, variant: str) -> None:
-        self.append(self.forge.put("new-checkout", boolean_flag(variant)))
-
-    def sidecar(self, *options: str):
-        return running_sidecar(self.url, self.root, self.directory / "state", *options)
-
-
-@contextmanager
-def client(sidecar):
-    with grpc.insecure_channel(sidecar.address) as channel:
-        asking = Client(channel)
-        asking.until_ready()
-        yield asking
-
-
-class Client:
-    def __init__(self, channel) -> None:
-        self.channel = channel
-        self.stub = evaluation_pb2_grpc.ServiceStub(channel)
-        self.health_stub = health_pb2_grpc.HealthStub(channel)
-
-    def until_ready(self):
-        watch = self.health_stub.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=ANSWERS_WITHIN_S)
-        assert any(answer.status == health_pb2.HealthCheckResponse.SERVING for answer in watch)
-        watch.cancel()
-
-    def ask(self, key="new-checkout"):
-        request = evaluation_pb2.ResolveBooleanRequest(flag_key=key)
-        return self.stub.ResolveBoolean(request, wait_for_ready=True, timeout=ANSWERS_WITHIN_S)
-
-    def until(self, condition):
-        """Ask again whenever the sidecar says that something changed, until an answer fits."""
-        if condition(answer := self.ask()):
-            return answer
-        for _ in self.stub.EventStream(evaluation_pb2.EventStreamRequest(), timeout=ANSWERS_WITHIN_S):
-            if condition(answer := self.ask()):
-                return answer
-        raise AssertionError("the stream ended")
-
-    def health(self):
-        return self.health_stub.Check(health_pb2.HealthCheckRequest(), timeout=ANSWERS_WITHIN_S).status
 
 
 @pytest.fixture
