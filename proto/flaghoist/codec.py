@@ -6,7 +6,7 @@ The schemas are the .avsc files beside this module, for readers in any language.
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any, Final, Generic, TypeVar
 
@@ -65,10 +65,73 @@ R = TypeVar("R")
 Fields = Mapping[str, Any]
 
 
-class RecordCodec(Generic[R]):
-    """Encodes and decodes one kind of signed record."""
+class _Walk:
+    """Steps over Avro bytes without making anything of them, so that lists are counted before one is built.
 
-    def __init__(self, name: str, to_fields: Callable[[R], object], from_fields: Callable[[Fields], R]) -> None:
+    A signature may be two bytes long. Half a megabyte of such would keep a decoder busy for a quarter of a second, and
+    anybody who can write to a topic could so stop every reader.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def number(self) -> int:
+        """Step over a long, an int, an enum or a union's branch, and return it."""
+        value = shift = 0
+        while shift < 70:  # 64 bits, seven a byte
+            byte = self._data[self._at]
+            self._at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return (value >> 1) ^ -(value & 1)
+            shift += 7
+        raise Malformed("a number of more than 64 bits")
+
+    def skip(self) -> None:
+        """Step over a string or bytes."""
+        length = self.number()
+        if length < 0:
+            raise Malformed(f"a length of {length}")
+        self._at += length
+
+    def skip_optional(self) -> None:
+        """Step over a union of null and a string or bytes."""
+        if self.number():
+            self.skip()
+
+    def items(self, limit: int, what: str, unit: str) -> Iterator[None]:
+        """Yield for each item of a list, which the caller steps over.
+
+        Raises:
+            TooLarge: it claims more than `limit`.
+        """
+        count = 0
+        while block := self.number():
+            if block < 0:  # then its size in bytes follows
+                self.number()
+                block = -block
+            count += block
+            if count > limit:
+                raise TooLarge(what, limit=limit, got=count, unit=unit)
+            for _ in range(block):
+                yield
+
+
+class RecordCodec(Generic[R]):
+    """Encodes and decodes one kind of signed record.
+
+    Args:
+        count: walks over the bytes before they are decoded, and refuses lists that are too long.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        to_fields: Callable[[R], object],
+        from_fields: Callable[[Fields], R],
+        count: Callable[[_Walk], None] = lambda _: None,
+    ) -> None:
         text = resources.files("flaghoist").joinpath("avro", f"{name}.avsc").read_text(encoding="utf-8")
         self.name = name
         self.payload_type = f"application/vnd.flaghoist.{name}.v1+avro"
@@ -76,6 +139,7 @@ class RecordCodec(Generic[R]):
         self._schema = fastavro.parse_schema(json.loads(text))
         self._to_fields = to_fields
         self._from_fields = from_fields
+        self._count = count
 
     def encode(self, record: R) -> bytes:
         """Return the record's Avro bytes: what is signed from then on."""
@@ -88,7 +152,12 @@ class RecordCodec(Generic[R]):
 
         Raises:
             Malformed: not such a record, or bytes left over.
+            TooLarge: a list in it has more items than it may.
         """
+        try:
+            self._count(_Walk(payload))
+        except IndexError as error:
+            raise Malformed(f"{len(payload)} bytes are not Avro of {self.payload_type}: they end too early") from error
         buffer = io.BytesIO(payload)
         try:
             fields: Any = fastavro.schemaless_reader(buffer, self._schema, None, return_record_name=True)
@@ -141,7 +210,15 @@ def _envelope_from(fields: Fields) -> Envelope:
     )
 
 
-_ENVELOPE: Final = RecordCodec("envelope", _envelope_to, _envelope_from)
+def _count_in_envelope(walk: _Walk) -> None:
+    for _ in range(3):  # payload_type, schema_sha256, payload
+        walk.skip()
+    for _ in walk.items(SIGNATURES_MAX, "envelope", "signatures"):
+        walk.skip()
+        walk.skip()
+
+
+_ENVELOPE: Final = RecordCodec("envelope", _envelope_to, _envelope_from, _count_in_envelope)
 
 
 def encode_envelope(envelope: Envelope) -> bytes:
@@ -232,7 +309,24 @@ def _proposal_from(fields: Fields) -> Proposal:
     )
 
 
-PROPOSAL: Final = RecordCodec("proposal", _proposal_to, _proposal_from)
+def _count_in_proposal(walk: _Walk) -> None:
+    for _ in range(3):  # log_id, proposal_id, requester
+        walk.skip()
+    for _ in range(3):  # created_at, expires_at, kind
+        walk.number()
+    walk.skip()  # title
+    walk.skip()  # reason
+    walk.skip_optional()  # ticket
+    for _ in walk.items(OPS_MAX, "proposal", "ops (at least 1)"):
+        walk.number()  # target
+        walk.skip()  # source
+        walk.skip()  # key
+        walk.number()  # expected_version
+        walk.number()  # action
+        walk.skip_optional()  # definition
+
+
+PROPOSAL: Final = RecordCodec("proposal", _proposal_to, _proposal_from, _count_in_proposal)
 
 
 def _approval_to(approval: Approval) -> dict[str, object]:
@@ -399,7 +493,31 @@ def _entry_from(fields: Fields) -> Entry:
     )
 
 
-ENTRY: Final = RecordCodec("entry", _entry_to, _entry_from)
+def _count_in_entry(walk: _Walk) -> None:
+    walk.skip()  # log_id
+    walk.number()  # seq
+    walk.skip()  # prev_hash
+    for _ in range(3):  # epoch, root_version, published_at
+        walk.number()
+    match walk.number():  # the body's branch, in the order of entry.avsc
+        case 0:
+            _count_in_envelope(walk)
+            _count_approvals(walk, "release")
+        case 1:
+            _count_in_envelope(walk)
+        case 3:
+            walk.skip()  # proposal_sha256
+            _count_approvals(walk, "ratification")
+        case _:
+            pass
+
+
+def _count_approvals(walk: _Walk, what: str) -> None:
+    for _ in walk.items(APPROVALS_MAX, what, "approvals"):
+        _count_in_envelope(walk)
+
+
+ENTRY: Final = RecordCodec("entry", _entry_to, _entry_from, _count_in_entry)
 
 
 # --- heartbeat ---

@@ -159,3 +159,63 @@ def test_hash_of_a_wrong_length_is_refused():
     entry = forge.entry(RootUpdate(forge.root.envelope), prev_hash=b"short")
     with pytest.raises(Malformed, match="prev_hash: want 32 bytes, got 5"):
         ENTRY.decode(ENTRY.encode(entry))
+
+
+def _avro_long(number: int) -> bytes:
+    """Return a number as Avro writes it: zigzag, seven bits a byte."""
+    rest, out = (number << 1) ^ (number >> 63), b""
+    while rest > 0x7F:
+        out += bytes([rest & 0x7F | 0x80])
+        rest >>= 7
+    return out + bytes([rest])
+
+
+def _avro_bytes(data: bytes) -> bytes:
+    return _avro_long(len(data)) + data
+
+
+_HEAD = _avro_bytes(ENTRY.payload_type.encode()) + _avro_bytes(ENTRY.schema_sha256)
+_EMPTY_ENVELOPE = bytes(4)
+_FRAME = _avro_bytes(b"test") + _avro_long(2) + _avro_bytes(bytes(32)) + _avro_long(1) * 2 + _avro_long(0)
+_MANY = 100_000
+_WORDS = b"".join(_avro_bytes(word) for word in (b"test", b"01K", b"ada@example.org"))
+BOMBS = {
+    "signatures": (decode_envelope, _HEAD + bytes(1) + _avro_long(_MANY) + bytes(2 * _MANY) + bytes(1)),
+    "signatures in a sized block": (
+        decode_envelope, _HEAD + bytes(1) + _avro_long(-_MANY) + _avro_long(2 * _MANY) + bytes(2 * _MANY) + bytes(1),
+    ),
+    "signatures in many blocks": (decode_envelope, _HEAD + bytes(1) + (_avro_long(1) + bytes(2)) * _MANY + bytes(1)),
+    "signatures that are only claimed": (decode_envelope, _HEAD + bytes(1) + _avro_long(2**62)),
+    "approvals of a release": (
+        ENTRY.decode, _FRAME + _avro_long(0) + _EMPTY_ENVELOPE + _avro_long(_MANY) + _EMPTY_ENVELOPE * _MANY + bytes(2),
+    ),
+    "approvals of a ratification": (
+        ENTRY.decode, _FRAME + _avro_long(3) + bytes(1) + _avro_long(_MANY) + _EMPTY_ENVELOPE * _MANY + bytes(1),
+    ),
+    "signatures of a root in an entry": (
+        ENTRY.decode, _FRAME + _avro_long(1) + bytes(3) + _avro_long(_MANY) + bytes(2 * _MANY) + bytes(1),
+    ),
+    "ops": (PROPOSAL.decode, _WORDS + bytes(3) + bytes(3) + _avro_long(_MANY // 2) + bytes(6 * _MANY // 2) + bytes(3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_list_that_is_too_long_is_refused_before_it_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, data = BOMBS[name]
+    read = 0
+
+    def counted(*args: object, **more: object) -> object:
+        nonlocal read
+        read += 1
+        raise AssertionError("its items were read")
+
+    monkeypatch.setattr(fastavro, "schemaless_reader", counted)
+    with pytest.raises(TooLarge):
+        decode(data)
+    assert read == 0
+
+
+@pytest.mark.parametrize("length", [-1, -(2**62), 2**62], ids=["minus one", "very negative", "beyond the end"])
+def test_length_that_cannot_be_is_refused(length: int) -> None:
+    with pytest.raises(Malformed):
+        decode_envelope(_avro_long(length) + bytes(40))
