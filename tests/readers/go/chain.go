@@ -29,7 +29,7 @@ type emergency struct {
 
 // Chain follows one ledger from its first entry on: bytes go in, an account of each entry comes out.
 //
-// Evolving state is only the chain's own and the root's: definitions are not folded and policies not evaluated.
+// Its state is the chain's and the root's: definitions are not folded and policies not evaluated.
 type Chain struct {
 	Tally
 	Head     int64
@@ -41,10 +41,10 @@ type Chain struct {
 	epoch       int64
 	publishedAt int64
 	hashes      [][32]byte
-	times       []int64
 	epochStarts []epochStart
 	unratified  map[[32]byte]emergency
 	forgers     map[string]bool
+	quarantined bool
 	furthestGap int64
 	gapFrom     string
 	fork        string
@@ -120,7 +120,7 @@ func (c *Chain) Broken() string {
 	if c.furthestGap > c.Head {
 		found = append(found, c.gapFrom)
 	}
-	if len(c.forgers) > 0 {
+	if c.quarantined {
 		found = append(found, c.fork)
 	}
 	if c.Root == nil {
@@ -200,7 +200,8 @@ func (c *Chain) publisherEntry(envelope *Envelope) (*Entry, error) {
 }
 
 // unlistedEntry returns an entry that no publisher of the root in force has signed, if it counts all the same: it is a
-// copy of one in the chain, or it states the next root, and a publisher of that root has signed it.
+// copy of one in the chain, or it states the next root, and a publisher of that root has signed it. Such an entry may
+// also be the proof that this reader follows the wrong history.
 func (c *Chain) unlistedEntry(envelope *Envelope) (*Entry, error) {
 	unsigned := refuse("bad_signature", "no publisher has signed it")
 	if envelope.PayloadType != payloadType("entry") {
@@ -214,16 +215,19 @@ func (c *Chain) unlistedEntry(envelope *Envelope) (*Entry, error) {
 		return entry, nil
 	}
 	update, states := entry.Body.(*RootUpdate)
-	if entry.Seq != c.Head+1 || !states {
+	if !states {
 		return nil, unsigned
 	}
 	// First, since it is cheap: whoever writes to the topic could else have every reader check a thousand keys.
 	if len(c.Root.peopleSigning(roleRoot, &update.Root)) < c.Root.grant(roleRoot).Threshold {
 		return nil, unsigned
 	}
-	next, err := c.successor(&update.Root)
+	next, err := c.Root.successor(c.codec, &update.Root)
 	if err != nil || len(verifiedKeys(envelope, next.keysOf(rolePublisher))) == 0 {
 		return nil, unsigned
+	}
+	if entry.Seq == c.Head+1 && bytes.Equal(entry.PrevHash, c.HeadHash[:]) {
+		return entry, c.checkTrusted(next) // its signer may extend the chain only by a root that can come into force
 	}
 	return entry, nil
 }
@@ -248,7 +252,8 @@ func (c *Chain) judgePast(position int64, entry *Entry, hash [32]byte, signers [
 
 func (c *Chain) forked(position int64, signers []*RootKey, what string) {
 	c.Forked++
-	if len(c.forgers) == 0 {
+	if !c.quarantined {
+		c.quarantined = true
 		c.fork = fmt.Sprintf("record at position %d: another history, signed by a publisher's key: %s", position, what)
 	}
 	for _, key := range signers {
@@ -284,10 +289,8 @@ func (c *Chain) checkFrame(entry *Entry) error {
 	if entry.RootVersion != c.Root.Version {
 		return refuse("wrong_root", "expected version %d, got version %d", c.Root.Version, entry.RootVersion)
 	}
-	if opensEpoch(entry.Body) == 1 && !isClaim(entry.Body) {
-		return nil // an expired root allows its successor, whose signers also say what time it may be (judgeRoot)
-	}
-	if entry.PublishedAt > c.Root.ExpiresAt {
+	// An expired root allows nothing but its successor, which the same people sign.
+	if _, states := entry.Body.(*RootUpdate); !states && entry.PublishedAt > c.Root.ExpiresAt {
 		return refuse("expired", "root version %d expired at %d", c.Root.Version, c.Root.ExpiresAt)
 	}
 	if entry.PublishedAt < c.publishedAt {
@@ -304,9 +307,6 @@ func (c *Chain) judgeRoot(entry *Entry, update *RootUpdate, account *Account) er
 	if entry.PublishedAt > next.ExpiresAt {
 		return refuse("expired", "root version %d expired at %d", next.Version, next.ExpiresAt)
 	}
-	if anchoredAt := c.times[next.AnchorSeq-1]; entry.PublishedAt < anchoredAt {
-		return refuse("expired", "published at %d, its root is anchored at %d", entry.PublishedAt, anchoredAt)
-	}
 	keys := append(c.Root.keysOf(roleRoot), next.keysOf(roleRoot)...)
 	account.stateRoot(next, people(verifiedKeys(next.Envelope, keys)))
 	return nil
@@ -318,13 +318,18 @@ func (c *Chain) successor(envelope *Envelope) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
+	return next, c.checkTrusted(next)
+}
+
+// checkTrusted refuses a root other than the trusted one of its version, and one whose signers saw another history.
+func (c *Chain) checkTrusted(next *Root) error {
 	if wanted, pinned := c.beginning.Pinned[next.Version]; pinned && wanted != next.SHA256 {
-		return nil, refuse("wrong_root", "expected %x, got %x", wanted, next.SHA256)
+		return refuse("wrong_root", "expected %x, got %x", wanted, next.SHA256)
 	}
 	if next.AnchorSeq > c.Head || !bytes.Equal(next.AnchorHash, c.hashes[next.AnchorSeq-1][:]) {
-		return nil, refuse("wrong_root", "its signers saw entry %x at seq %d", next.AnchorHash, next.AnchorSeq)
+		return refuse("wrong_root", "its signers saw entry %x at seq %d", next.AnchorHash, next.AnchorSeq)
 	}
-	return next, nil
+	return nil
 }
 
 func (c *Chain) judgeRelease(entry *Entry, release *Release, account *Account) error {
@@ -547,7 +552,7 @@ func (c *Chain) advance(entry *Entry, hash [32]byte, account *Account) {
 	}
 	c.Entries++
 	c.Head, c.HeadHash, c.epoch = entry.Seq, hash, entry.Epoch
-	c.hashes, c.times = append(c.hashes, hash), append(c.times, c.publishedAt)
+	c.hashes = append(c.hashes, hash)
 	if n := len(c.epochStarts); n == 0 || c.epochStarts[n-1].epoch != entry.Epoch {
 		c.epochStarts = append(c.epochStarts, epochStart{entry.Seq, entry.Epoch})
 	}
@@ -565,6 +570,7 @@ func (c *Chain) takeRoot(root *Root) {
 			delete(c.forgers, id)
 		}
 	}
+	c.quarantined = c.quarantined && len(c.forgers) > 0
 }
 
 func (c *Chain) epochAt(seq int64) int64 {
@@ -576,17 +582,14 @@ func (c *Chain) epochAt(seq int64) int64 {
 	return 0
 }
 
-func isClaim(body any) bool {
-	_, is := body.(*EpochClaim)
-	return is
-}
-
 // opensEpoch returns 1 for an entry that opens the next epoch: whoever takes over, and a root, end what others were about.
 func opensEpoch(body any) int64 {
-	if _, states := body.(*RootUpdate); states || isClaim(body) {
+	switch body.(type) {
+	case *RootUpdate, *EpochClaim:
 		return 1
+	default:
+		return 0
 	}
-	return 0
 }
 
 // Beginning is where a ledger must start, and which later roots it must reach.

@@ -20,8 +20,9 @@ const (
 	reasonCharsMax   = 4000
 	policyCharsMax   = 64 * 1024
 	hashBytes        = 32
-	// Arrays of more bytes than this are refused before they are allocated: a length in junk may claim anything.
-	arrayBytesMax = 64 << 20
+	// An array of more bytes is refused before it is allocated: a length in junk may claim anything. The longest honest
+	// one, a root's thousand keys, takes a tenth of it.
+	arrayBytesMax = 1 << 20
 
 	typePrefix = "application/vnd.flaghoist."
 )

@@ -1,0 +1,77 @@
+"""Builds the readers of the ledger's topic, each once, again when a source or a pin changed.
+
+`python -m tests.readers.build [LANGUAGE ...]` builds and prints the command that runs each.
+"""
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.clients.build import BuildFailed, Language, Run, built
+
+HERE: Final = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Reader(Language):
+    """How the reader in one language is built; its name, `reader-go`, tells its build from that of a client."""
+
+    @property
+    def source(self) -> Path:
+        return HERE / self.name.removeprefix("reader-")
+
+
+def _build_go(home: Path, run: Run) -> None:
+    run("go", "build", "-buildvcs=false", "-o", home / "reader", ".", cwd=HERE / "go")
+
+
+def _build_java(home: Path, run: Run) -> None:
+    libs, classes = home / "libs", home / "classes"
+    for old in (libs, classes):
+        shutil.rmtree(old, ignore_errors=True)
+    run(
+        *("mvn", "-q", "-B", "-f", HERE / "java" / "pom.xml", "dependency:copy-dependencies"),
+        *("-DincludeScope=runtime", f"-DoutputDirectory={libs}"),
+        cwd=home,
+    )
+    # The jars carry annotations whose classes they leave out, with a line of javac for each; nothing is serialized.
+    run(
+        *("javac", "-Xlint:all,-classfile,-serial", "-Werror", "-cp", f"{libs}/*", "-d", classes),
+        *sorted((HERE / "java").glob("*.java")),
+        cwd=home,
+    )
+
+
+def _run_java(home: Path) -> tuple[str, ...]:
+    options = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+    return ("java", *options, "-cp", f"{home / 'libs'}/*:{home / 'classes'}", "Reader")
+
+
+READERS: Final[Mapping[str, Reader]] = {
+    "go": Reader("reader-go", ("go",), (Path(__file__),), _build_go, lambda home: (str(home / "reader"),)),
+    "java": Reader("reader-java", ("java", "javac", "mvn"), (Path(__file__),), _build_java, _run_java),
+}
+
+
+def main(names: Sequence[str]) -> int:
+    """Build the named readers, or all; the exit code."""
+    if unknown := sorted(set(names) - set(READERS)):
+        print(f"no such reader: {', '.join(unknown)} (there are: {', '.join(READERS)})", file=sys.stderr)
+        return 2
+    failed = 0
+    for name in names or READERS:
+        try:
+            command = built(READERS[name], lambda line: print(line, file=sys.stderr, flush=True))
+        except BuildFailed as error:
+            print(error, file=sys.stderr)
+            failed = 1
+        else:
+            print(f"{name}: {' '.join(command)}", flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
