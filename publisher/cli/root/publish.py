@@ -110,7 +110,7 @@ def _publisher_key(work: Workspace, case: SignedRoot) -> KeyAtHand:
     except Misconfigured as error:
         raise Misconfigured(
             f"{error}; and no publisher's service is heard",
-            hint="run this where the publisher's key is, or start `flaghoist publisher` there: it takes the root by itself",
+            hint="run this where the publisher's key is; or start `flaghoist publisher` there, which does it by itself",
         ) from error
 
 
