@@ -56,6 +56,11 @@ class Duty:
         self._somebody = True
         self._silent_since_s = now_s
 
+    def hear_farewell(self, now_s: float) -> None:
+        """Whoever was at work has said that it leaves: nothing is to be waited for."""
+        self._somebody = False
+        self._silent_since_s = now_s
+
     def lose_hearing(self) -> None:
         """The stream of heartbeats is away: whoever is at work cannot be heard either."""
         self._silent_since_s = None

@@ -15,8 +15,10 @@ from flaghoist.values import KeyId, Role, Seq
 BEAT_KEY: Final = b"heartbeat"
 # Ours come back from the log within seconds; a reader that was away for minutes reads only the newest.
 _OWN_REMEMBERED: Final = 64
-# How a command names itself that publishes and beats once, and that nobody should wait for.
+# How a command names itself that publishes and beats once, and a service in its last heartbeat: nobody should wait for
+# either.
 _ONCE: Final = " (once)"
+_LEFT: Final = " (left)"
 
 
 class Heart:
@@ -42,11 +44,12 @@ class Heart:
         listed = self.key_id in root.grant(Role.HEARTBEAT).key_ids
         return listed and now_ms <= root.record.expires_at and ledger.quarantined_by is None
 
-    def beat(self, ledger: Ledger, *, issued_at: int) -> bytes:
+    def beat(self, ledger: Ledger, *, issued_at: int, last: bool = False) -> bytes:
         """Return the record that says what the ledger's head is.
 
         Args:
             ledger: read to its end.
+            last: no more will come, so that others may take over at once.
             issued_at: Unix milliseconds *before* that reading began: whatever came later, this was the head then.
 
         Raises:
@@ -63,7 +66,7 @@ class Heart:
             head_hash=head.entry_hash,
             epoch=head.epoch,
             root_version=ledger.root.version,
-            holder=self.holder,
+            holder=self.holder + _LEFT if last else self.holder,
             state_root=None,
             checkpoint_seq=Seq(0),
         )
@@ -73,7 +76,7 @@ class Heart:
 
     def made(self, beat: Heartbeat) -> bool:
         """Say whether a heartbeat is one of ours, of this process."""
-        return beat.holder == self.holder and (beat.issued_at, beat.beat_no) in self._own
+        return beat.holder in (self.holder, self.holder + _LEFT) and (beat.issued_at, beat.beat_no) in self._own
 
     def continue_from(self, beat: Heartbeat) -> None:
         """Number ours after one that was heard, so that of two in one millisecond the later one counts."""
@@ -103,4 +106,9 @@ def once(holder: str) -> str:
 
 def is_of_a_service(beat: Heartbeat) -> bool:
     """Say whether more heartbeats are to be expected of whoever sent this one."""
-    return not beat.holder.endswith(_ONCE)
+    return not beat.holder.endswith((_ONCE, _LEFT))
+
+
+def is_farewell(beat: Heartbeat) -> bool:
+    """Say whether a service has sent its last heartbeat."""
+    return beat.holder.endswith(_LEFT)

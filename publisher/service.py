@@ -25,7 +25,7 @@ from flaghoist.root import Root
 from flaghoist.values import KeyId, ProposalKind, Role, Seq
 from publisher.docket import Docket, Motion
 from publisher.duty import TAKE_OVER_S, Duty, Turn
-from publisher.heart import BEAT_KEY, Heart, heard, is_of_a_service
+from publisher.heart import BEAT_KEY, Heart, heard, is_farewell, is_of_a_service
 from publisher.inbox import Case, Inbox, RootCase
 from publisher.journal import Journal
 from publisher.reader import BrokenChain, LedgerReader
@@ -195,6 +195,7 @@ class Service:
                         await self._round()
                         attempt = 0
                         await self._pause()
+                    await self._leave()
                 return
             except LogTruncated:
                 raise
@@ -318,6 +319,16 @@ class Service:
         await self._meta.append(record, key=BEAT_KEY)
         self._beat_at_s = now_s
 
+    async def _leave(self) -> None:
+        """Say that no more heartbeats will come, so that another publisher need not wait for a silence."""
+        read_from_ms = self.clock.now_ms()
+        if self.heart is None or self._meta is None or not self.duty.working:
+            return
+        await self._catch_up()
+        if self.sequencer.holds_epoch and self.heart.may_beat(self.reader.ledger, now_ms=self.clock.now_ms()):
+            record = self.heart.beat(self.reader.ledger, issued_at=read_from_ms, last=True)
+            await self._meta.append(record, key=BEAT_KEY)
+
     async def _pause(self) -> None:
         """Wait for the next round: until something is to be appended, a heartbeat is due, or a silence has lasted."""
         now_s = self.clock.steady_s()
@@ -435,7 +446,7 @@ class Service:
             self._quarantine(outcome)
             return
         beat = heard(outcome, data)
-        if beat is None or (self.heart is not None and self.heart.made(beat)) or not is_of_a_service(beat):
+        if beat is None or (self.heart is not None and self.heart.made(beat)):
             return
         if self.heart is not None:
             self.heart.continue_from(beat)
@@ -449,6 +460,11 @@ class Service:
         early_ms = beat.issued_at - self.clock.now_ms()
         if early_ms > CLOCK_TOLERANCE_MS:
             self._report.warning("clock.behind", code="clock", by_ms=early_ms, of=beat.holder)
+        if is_farewell(beat) and not self.duty.working:
+            self.duty.hear_farewell(self.clock.steady_s())
+            return
+        if not is_of_a_service(beat):
+            return
         if self.duty.working and beat.epoch == ledger.head.epoch:
             self._report.warning(
                 "heartbeat.strange",

@@ -88,3 +88,14 @@ def test_without_heartbeats_it_does_not_fight_for_a_race_that_it_lost():
     assert look(duty, 0.0) is Turn.TAKE_OVER
     duty.lose_race(0.0)
     assert look(duty, 1e6) is Turn.STAND_BY
+
+
+def test_after_a_farewell_nobody_waits_for_a_silence():
+    duty = Duty(sees_life=True)
+    duty.hear(0.0)
+    duty.hear_all(0.0)
+    assert look(duty, 1.0) is Turn.STAND_BY
+    duty.hear_farewell(1.0)
+    assert look(duty, 1.0) is Turn.TAKE_OVER
+    duty.lose_race(1.0)
+    assert look(duty, 2.0) is Turn.STAND_BY

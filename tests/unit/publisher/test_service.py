@@ -71,14 +71,14 @@ class Place:
                 pace=PACE,
                 **options,
             )
-            task = asyncio.create_task(service.run())
+            service.task = task = asyncio.create_task(service.run())
             try:
                 yield service
             finally:
                 service.stop()
                 async with asyncio.timeout(WITHIN_S):
                     await asyncio.gather(task, return_exceptions=True)
-            if (error := task.exception()) is not None:
+            if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
     def ledger(self):
@@ -281,6 +281,31 @@ def test_of_two_one_works_and_the_other_takes_over_when_it_falls_silent(place, t
     assert place.names() == ["one", "A", "two", "B"]
 
 
+def test_standby_takes_over_at_once_when_the_other_is_stopped_and_after_a_silence_when_it_is_killed(place, told):
+    async def timed(condition):
+        began = asyncio.get_running_loop().time()
+        await until(condition)
+        return asyncio.get_running_loop().time() - began
+
+    def standing_by(count):
+        return lambda: sum(event["event"] == "publisher.standing_by" for event in told) >= count
+
+    async def scenario():
+        async with AsyncExitStack() as stack:
+            async with place.service("one") as first:
+                await until(lambda: first.duty.working)
+                second = await stack.enter_async_context(place.service("two"))
+                await until(standing_by(1))
+            assert await timed(lambda: second.duty.working) < PACE.take_over_s / 2
+            await until(lambda: place.beats()[-1].holder == "two")
+            third = await stack.enter_async_context(place.service("three"))
+            await until(standing_by(2))
+            second.task.cancel()
+            assert await timed(lambda: third.duty.working) > PACE.take_over_s / 2
+
+    run(scenario())
+
+
 def test_two_started_at_once_end_with_one_sequence_and_one_at_work(place, told):
     async def scenario():
         async with place.service("one") as one, place.service("two") as two:
@@ -305,12 +330,12 @@ def test_fenced_publisher_names_who_took_over_and_appends_nothing_more(place, to
                 place.propose("a")
                 await until(lambda: "A" in place.names())
                 assert not first.duty.working
+                assert place.names() == ["one", "two", "A"]
 
     run(scenario())
     (fenced,) = [event for event in told if event["event"] == "publisher.fenced"]
     assert fenced["by"] == "two"
     assert fenced["log_level"] == "error"
-    assert place.names() == ["one", "two", "A"]
 
 
 def test_fenced_publisher_ends_where_it_was_told_to(place, told):
