@@ -145,7 +145,10 @@ class Ledger:
             return Gap(expected=self.head.seq.next(), got=entry.seq)
         if entry.prev_hash != self.head.entry_hash:
             return Forked(entry.seq, "fork", self.head.entry_hash, data, signers)
-        return self.judge_next(entry, entry_hash)
+        outcome = self.judge_next(entry, entry_hash)
+        if isinstance(outcome, Rejected) and not signers:
+            return Dropped(outcome.refusal)  # a publisher to be extends the chain by the root that makes it one, only
+        return outcome
 
     def hash_at(self, seq: Seq) -> bytes:
         """Return the entry hash of a verified entry; of seq 0, the 32 zero bytes before the first."""
@@ -170,7 +173,8 @@ class Ledger:
         """Return an entry that no publisher of the root in force has signed, if it counts all the same.
 
         It does if it is in the chain already, signed by a publisher of its time; or if it states the next root, which
-        proves itself, and a publisher of that root has signed it: so a lost publisher key can be replaced.
+        proves itself, and a publisher of that root has signed it: so a lost publisher key can be replaced, and a reader
+        whose entries are others learns of it.
         """
         named = ", ".join(s.key_id for s in envelope.signatures) or "nobody"
         refusal = SignatureRefused(f"want a valid signature by a key with role {Role.PUBLISHER}; signed by {named}")
@@ -182,12 +186,12 @@ class Ledger:
             raise refusal from error  # nobody has signed it: what else is wrong with it is nobody's word
         if Seq(0) < entry.seq <= self.head.seq and digest(envelope) == self.hash_at(entry.seq):
             return entry
-        if entry.seq != self.head.seq.next() or self.head.seq == Seq(0) or not isinstance(entry.body, RootUpdate):
+        if self.head.seq == Seq(0) or not isinstance(entry.body, RootUpdate):
             raise refusal
         # Before anything of it is read: whoever writes to the log could else have every reader check a thousand keys.
         if len(self.root.people_signing(Role.ROOT, entry.body.root)) < self.root.grant(Role.ROOT).threshold:
             raise refusal
-        following = self._signed_successor(entry.body.root)
+        following = self.root.signed_successor(entry.body.root)
         if not verified_keys(envelope, following.keys_of(Role.PUBLISHER)):
             raise refusal
         return entry
@@ -328,15 +332,16 @@ class Ledger:
         return following
 
     def _successor(self, envelope: Envelope) -> Root:
-        following = self._signed_successor(envelope)
+        following = self.root.signed_successor(envelope)
+        self._check_trusted(following)
         try:
             _ = following.policy
         except PolicyNotUnderstood as refusal:
             raise NotUnderstood(f"root version {following.version}: {refusal}", hint=refusal.hint) from refusal
         return following
 
-    def _signed_successor(self, envelope: Envelope) -> Root:
-        following = self.root.signed_successor(envelope)
+    def _check_trusted(self, following: Root) -> None:
+        """Refuse a root other than the pinned one of its version, and one whose signers saw another history."""
         record = following.record
         wanted = self.pinned.get(following.version)
         if wanted is not None and wanted != following.sha256:
@@ -346,7 +351,6 @@ class Ledger:
                 expected=f"a history with entry {record.anchor_hash.hex()} at seq {record.anchor_seq}",
                 got=f"one that its signers did not see, at seq {self.head.seq}",
             )
-        return following
 
     def take(self, link: Link) -> None:
         """Take a link that `judge` has just returned for the entry after the head."""

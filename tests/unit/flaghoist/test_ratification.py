@@ -1,4 +1,4 @@
-"""An emergency stays in force whatever happens; the people whom its change would have needed stand behind it, or not."""
+"""An emergency stays in force whatever happens; people stand behind it, or do not."""
 
 from dataclasses import replace
 

@@ -7,7 +7,7 @@ import pytest
 from flaghoist.codec import ENTRY, decode_envelope, encode_envelope
 from flaghoist.errors import Malformed, NotApproved, WrongLog
 from flaghoist.ledger import Ledger, replay
-from flaghoist.outcomes import Applied, Dropped, Forked, Held, Rejected, Repeated, RootChanged
+from flaghoist.outcomes import Applied, Dropped, Forked, Gap, Held, Rejected, Repeated, RootChanged, Void
 from flaghoist.records import EpochClaim, Revocation, RoleGrant, RootUpdate
 from flaghoist.root import Root
 from flaghoist.root_chain import RootUnknown, beginning
@@ -221,11 +221,31 @@ def test_first_entry_is_the_trusted_roots_publishers_alone():
     assert isinstance(forge.ledger.judge(first), Dropped)
 
 
-def test_new_root_is_dropped_away_from_the_head(forge):
+def test_new_root_further_on_says_that_entries_are_missing(forge):
     root = forge.next_root(**with_publisher(forge, SECOND_PUBLISHER))
-    for seq in (Seq(2), Seq(4)):
-        far = forge.signed(forge.entry(RootUpdate(root), seq=seq), by=SECOND_PUBLISHER)
-        assert isinstance(forge.ledger.judge(far), Dropped)
+    far = forge.signed(forge.entry(RootUpdate(root), seq=Seq(4)), by=SECOND_PUBLISHER)
+    assert forge.ledger.judge(far) == Gap(Seq(3), Seq(4))
+
+
+def test_new_root_in_place_of_a_verified_entry_says_that_there_is_another_history(forge):
+    root = forge.next_root(**with_publisher(forge, SECOND_PUBLISHER))
+    other = forge.signed(forge.entry(RootUpdate(root), seq=Seq(2), prev_hash=b"\x01" * 32), by=SECOND_PUBLISHER)
+    assert isinstance(forge.ledger.judge(other), Forked)
+
+
+def test_new_root_that_lost_its_place_in_a_race_is_void(forge):
+    lost = forge.signed(
+        forge.entry(RootUpdate(forge.next_root(**with_publisher(forge, SECOND_PUBLISHER)))), by=SECOND_PUBLISHER
+    )
+    forge.append(EpochClaim("winner"))
+    assert isinstance(forge.ledger.judge(lost), Void)
+
+
+def test_publisher_of_a_root_that_cannot_come_into_force_does_not_extend_the_chain(forge):
+    root = forge.next_root(**with_publisher(forge, SECOND_PUBLISHER), anchor_hash=b"\x01" * 32)
+    assert isinstance(judged(forge, root, by=SECOND_PUBLISHER), Dropped)
+    late = forge.next_root(**with_publisher(forge, SECOND_PUBLISHER), expires_at=NOW_MS - 1)
+    assert isinstance(judged(forge, late, by=SECOND_PUBLISHER), Dropped)
 
 
 def test_new_root_on_another_history_is_a_fork(forge):
