@@ -30,7 +30,7 @@ def replace_file(path: Path, data: bytes, *, mode: int = PRIVATE_FILE_MODE) -> N
     """
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        descriptor = _made(new, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
@@ -47,6 +47,17 @@ def replace_file(path: Path, data: bytes, *, mode: int = PRIVATE_FILE_MODE) -> N
             os.close(directory)
     except OSError as error:
         raise unwritable(path, error) from error
+
+
+def _made(new: Path, mode: int) -> int:
+    """Return a descriptor of a new file; nobody else's file and no link is ever written to."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(new, flags, mode)
+    except FileExistsError:
+        # Left by a process of the same id that was killed while it wrote: in a container the id is always the same.
+        new.unlink()
+        return os.open(new, flags, mode)
 
 
 def read_limited(path: Path, *, limit_bytes: int, what: str) -> bytes:
