@@ -313,9 +313,9 @@ def test_two_started_at_once_end_with_one_sequence_and_one_at_work(place, told):
                 place.propose(f"flag-{number}")
             await until(lambda: sum(name.startswith("FLAG") for name in place.names()) == 6)
             await until(lambda: one.duty.working != two.duty.working)
+            return place.names()
 
-    run(scenario())
-    names = place.names()
+    names = run(scenario())
     assert sorted(name for name in names if name.startswith("FLAG")) == [f"FLAG-{n}" for n in range(6)]
     assert len([name for name in names if name in ("one", "two")]) <= 2
     assert names.count("void") <= 1
