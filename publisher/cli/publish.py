@@ -145,12 +145,14 @@ def _handed_over(work: Workspace, reading: Reading, case: Case, holder: str, wai
         return _in_ledger(reading, case)
 
     try:
-        return appending.wait_for(work, reading, found, wait_s=wait_s, what=case.id, look="flaghoist pending")
+        link = appending.wait_for(work, reading, found, wait_s=wait_s, what=case.id, look="flaghoist pending")
     except OutcomeUnknown as silent:
         standing = standing_now(case, reading, work.now_ms())
         if standing.refusal is not None:
             raise standing.refusal from silent
         raise
+    assert isinstance(link, Applied | Ratified)  # noqa: S101 — the type checker makes one type of two
+    return link
 
 
 # --- from here ---
