@@ -261,6 +261,7 @@ def _awaited(work: Workspace, reading: Reading, case: Case, wait_s: int) -> Appl
     )
     if isinstance(came, Refused):
         raise came
+    assert isinstance(came, Applied)  # noqa: S101 — the type checker makes one type of two
     return came
 
 
