@@ -1,5 +1,7 @@
 """Freshness, floors and quarantine in a real sidecar process, by heartbeats that a test signs, withholds and forges."""
 
+import http.client
+import json
 import time
 
 import pytest
@@ -23,6 +25,16 @@ def stale_reason(answer):
     return answer.metadata["flaghoist.stale_reason"]
 
 
+def ofrep(sidecar):
+    """What OFREP answers for the flag."""
+    connection = http.client.HTTPConnection(sidecar.address_of("ofrep"), timeout=ANSWERS_WITHIN_S)
+    try:
+        connection.request("POST", "/ofrep/v1/evaluate/flags/new-checkout", "{}", {"content-type": "application/json"})
+        return json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+
+
 def test_withheld_heartbeats_are_noticed_when_the_last_one_runs_out_and_drain_no_pod(world):
     with world.sidecar() as sidecar, client(sidecar) as asking:
         until_readiness(sidecar, state="STALE", stale_reason="no heartbeat yet")
@@ -37,6 +49,7 @@ def test_withheld_heartbeats_are_noticed_when_the_last_one_runs_out_and_drain_no
         assert (answer.value, answer.reason) == (False, "STALE")
         assert stale_reason(answer) == said["stale_reason"]
         assert answer.metadata["flaghoist.stale_s"] >= 2
+        assert ofrep(sidecar)["metadata"]["flaghoist.stale_reason"] == said["stale_reason"]
         assert asking.health() == SERVING
         assert sidecar.until("answers.stale", code="stale")
         world.beat()

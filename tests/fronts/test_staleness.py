@@ -94,6 +94,43 @@ def test_safe_answer_keeps_the_flags_metadata_its_value_and_the_age(kind: FrontK
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_stale_answers_say_why_and_fresh_ones_do_not(kind: FrontKind, version: int) -> None:
+    async def scenario() -> None:
+        it_board, clock = board()
+        it_board.why_stale = "2 entries behind"
+        async with rig(kind, board=it_board) as it:
+
+            async def why() -> object:
+                return dict((await it.resolve(version, "Boolean", "trusting")).metadata).get("flaghoist.stale_reason")
+
+            assert await why() is None
+            clock.now_s += 31
+            assert await why() == "2 entries behind"
+            flags = (await it.v1.ResolveAll(v1.ResolveAllRequest(), timeout=DEADLINE_S)).flags
+            assert dict(flags["minute"].metadata)["flaghoist.stale_reason"] == "2 entries behind"
+            clock.now_s += 1
+            it_board.why_stale = "root expired"
+            assert await why() == "root expired"
+            it_board.mark_fresh(clock.now_s, until_s=clock.now_s + 30)
+            assert await why() is None
+
+    asyncio.run(scenario())
+
+
+def test_stale_answers_to_pinned_calls_say_why_too(kind: FrontKind) -> None:
+    async def scenario() -> None:
+        it_board, clock = board()
+        it_board.why_stale = "root expired"
+        async with rig(kind, board=it_board) as it:
+            clock.now_s += 31
+            request = v1.ResolveBooleanRequest(flag_key="trusting")
+            pinned = await it.v1.ResolveBoolean(request, metadata=(("flaghoist-seq", "1"),), timeout=DEADLINE_S)
+            assert dict(pinned.metadata)["flaghoist.stale_reason"] == "root expired"
+
+    asyncio.run(scenario())
+
+
 def test_flags_without_an_answer_get_their_safe_one_and_disabled_ones_stay_so(kind: FrontKind) -> None:
     async def scenario() -> None:
         it_board, clock = board()

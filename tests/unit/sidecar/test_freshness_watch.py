@@ -337,7 +337,10 @@ def test_new_clients_are_made_when_heartbeats_stop_on_a_log_that_is_well_and_not
             pod.elapse(29)
             assert pod.renewed == 0
             pod.elapse(2)
-            await pod.until(lambda: pod.renewed == 1)
+            with capture_logs() as lines:
+                await pod.until(lambda: pod.renewed == 1)
+                await pod.until(lambda: pod.status.tally["repeated"] == 1)  # only the head is read again
+            assert [line["event"] for line in lines if line["log_level"] == "error"] == []
             looks = pod.looks_at_beats
             pod.elapse(29)  # the first wait between two is 30 s at least, and 60 at most
             await pod.until(lambda: pod.looks_at_beats > looks + 2)
