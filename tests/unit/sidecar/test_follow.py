@@ -1,6 +1,7 @@
 """The follower: what the log brings, what the board then serves, and what is kept for a start without the log."""
 
 import asyncio
+import time
 
 import pytest
 from structlog.testing import capture_logs
@@ -290,6 +291,21 @@ def test_gap_is_said_and_mended_when_the_entries_are_there_again(pod, monkeypatc
             pod.write(missing, after)
             await pod.until(lambda: board.view.seq == Seq(4))
             assert default_of(board) == "on"
+
+    run(scenario)
+
+
+def test_entries_that_stay_missing_are_looked_for_now_and_then_only(pod, monkeypatch):
+    monkeypatch.setattr("sidecar.follow.RESYNC_S", 0.2)
+    pod.forge.put("withheld")
+
+    async def scenario():
+        async with pod.running() as board:
+            await pod.until(lambda: board.view is not None)
+            began_s = time.monotonic()
+            pod.write(pod.forge.put("new-checkout", boolean_flag("on")))
+            await pod.until(lambda: pod.status.tally["gap"] == 4)  # as it comes, at once, and then after a wait each
+            assert time.monotonic() - began_s >= 2 * 0.2
 
     run(scenario)
 
