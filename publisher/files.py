@@ -49,6 +49,22 @@ def replace_file(path: Path, data: bytes, *, mode: int = PRIVATE_FILE_MODE) -> N
         raise unwritable(path, error) from error
 
 
+def sync_directory(directory: Path) -> None:
+    """Make durable what its files are called by now.
+
+    Raises:
+        Misconfigured: the disk failed, or it is no directory.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise unwritable(directory, error) from error
+
+
 def _made(new: Path, mode: int) -> int:
     """Return a descriptor of a new file; nobody else's file and no link is ever written to."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

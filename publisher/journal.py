@@ -15,7 +15,7 @@ from typing import Final
 
 from flaghoist.errors import Misconfigured, Refused, Unavailable
 from flaghoist.values import LogId
-from publisher.files import replace_file
+from publisher.files import replace_file, sync_directory
 
 # What a service writes into the lock behind its process id.
 _SERVICE: Final = " service"
@@ -94,6 +94,8 @@ class Journal:
                 ) from error
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"{os.getpid()}{_SERVICE if service else ''}".encode(), 0)
+            # An earlier run, killed right after it replaced the journal, left what a power cut could still take back.
+            sync_directory(directory)
             yield cls(directory / f"{log_id}.journal")
         finally:
             os.close(lock)
