@@ -46,6 +46,7 @@ type Chain struct {
 	forgers     map[string]bool
 	quarantined bool
 	furthestGap int64
+	gapAfter    int64
 	gapFrom     string
 	fork        string
 }
@@ -92,12 +93,7 @@ func (c *Chain) Take(position int64, data []byte) (*Account, error) {
 		c.judgePast(position, entry, hash, publishers)
 		return nil, nil
 	case entry.Seq != c.Head+1:
-		c.Gap++
-		if entry.Seq > c.furthestGap {
-			c.furthestGap = entry.Seq
-			c.gapFrom = fmt.Sprintf("record at position %d: expected seq %d, got %d: entries are missing",
-				position, c.Head+1, entry.Seq)
-		}
+		c.gap(position, entry.Seq)
 		return nil, nil
 	case !bytes.Equal(entry.PrevHash, c.HeadHash[:]):
 		c.forked(position, publishers, fmt.Sprintf("seq %d follows %x, want %x", entry.Seq, entry.PrevHash, c.HeadHash))
@@ -109,6 +105,10 @@ func (c *Chain) Take(position int64, data []byte) (*Account, error) {
 	account, err := c.judge(entry, hash)
 	if err != nil {
 		return nil, err
+	}
+	if account.Refused != nil && len(publishers) == 0 {
+		c.Dropped++ // a publisher to be extends the chain by the root that makes it one, only
+		return nil, nil
 	}
 	c.advance(entry, hash, account)
 	return account, nil
@@ -226,9 +226,6 @@ func (c *Chain) unlistedEntry(envelope *Envelope) (*Entry, error) {
 	if err != nil || len(verifiedKeys(envelope, next.keysOf(rolePublisher))) == 0 {
 		return nil, unsigned
 	}
-	if entry.Seq == c.Head+1 && bytes.Equal(entry.PrevHash, c.HeadHash[:]) {
-		return entry, c.checkTrusted(next) // its signer may extend the chain only by a root that can come into force
-	}
 	return entry, nil
 }
 
@@ -248,6 +245,16 @@ func (c *Chain) judgePast(position int64, entry *Entry, hash [32]byte, signers [
 	default:
 		c.forked(position, signers, fmt.Sprintf("seq %d is %x, want %x", entry.Seq, hash, c.hashes[entry.Seq-1]))
 	}
+}
+
+func (c *Chain) gap(position, seq int64) {
+	c.Gap++
+	if c.furthestGap <= c.Head || c.gapAfter != c.Head {
+		c.gapAfter = c.Head
+		c.gapFrom = fmt.Sprintf("record at position %d: expected seq %d, got %d: entries are missing",
+			position, c.Head+1, seq)
+	}
+	c.furthestGap = max(c.furthestGap, seq)
 }
 
 func (c *Chain) forked(position int64, signers []*RootKey, what string) {
@@ -312,24 +319,19 @@ func (c *Chain) judgeRoot(entry *Entry, update *RootUpdate, account *Account) er
 	return nil
 }
 
-// successor returns the next root, if its signers saw this very history.
+// successor returns the next root: the trusted one of its version, if there is one, whose signers saw this very history.
 func (c *Chain) successor(envelope *Envelope) (*Root, error) {
 	next, err := c.Root.successor(c.codec, envelope)
 	if err != nil {
 		return nil, err
 	}
-	return next, c.checkTrusted(next)
-}
-
-// checkTrusted refuses a root other than the trusted one of its version, and one whose signers saw another history.
-func (c *Chain) checkTrusted(next *Root) error {
 	if wanted, pinned := c.beginning.Pinned[next.Version]; pinned && wanted != next.SHA256 {
-		return refuse("wrong_root", "expected %x, got %x", wanted, next.SHA256)
+		return nil, refuse("wrong_root", "expected %x, got %x", wanted, next.SHA256)
 	}
 	if next.AnchorSeq > c.Head || !bytes.Equal(next.AnchorHash, c.hashes[next.AnchorSeq-1][:]) {
-		return refuse("wrong_root", "its signers saw entry %x at seq %d", next.AnchorHash, next.AnchorSeq)
+		return nil, refuse("wrong_root", "its signers saw entry %x at seq %d", next.AnchorHash, next.AnchorSeq)
 	}
-	return nil
+	return next, nil
 }
 
 func (c *Chain) judgeRelease(entry *Entry, release *Release, account *Account) error {
@@ -516,19 +518,24 @@ func checkKind(p *Proposal) error {
 func (c *Chain) reject(entry *Entry, refusal *Refusal, account *Account) {
 	account.Kind, account.Refused = "rejected", &refusal.Code
 	var approvals []Envelope
+	var of [32]byte
 	switch body := entry.Body.(type) {
 	case *Release:
 		approvals = body.Approvals
-		sha256 := digest(&body.Proposal)
-		account.proposalSHA256 = &sha256
+		of = digest(&body.Proposal)
 		if proposal, err := c.verifiedProposal(&body.Proposal); err == nil {
-			account.propose(proposal, sha256)
+			account.propose(proposal, of)
 		}
 	case *Ratification:
 		approvals = body.Approvals
+		of = [32]byte(body.ProposalSHA256)
+	default:
+		return
 	}
+	account.proposalSHA256 = &of
 	for i := range approvals {
-		if approval, err := c.verifiedApproval(&approvals[i]); err == nil {
+		approval, err := c.verifiedApproval(&approvals[i])
+		if err == nil && bytes.Equal(approval.ProposalSHA256, of[:]) {
 			account.Approvers = append(account.Approvers, approval.Approver)
 		}
 	}

@@ -32,6 +32,7 @@ final class Chain {
   private final Set<String> forgers = new HashSet<>();
   private boolean quarantined;
   private long furthestGap;
+  private long gapAfter;
   private String gapFrom;
   private String fork;
   // Records by what became of them. What nobody signed is counted and not kept.
@@ -75,6 +76,10 @@ final class Chain {
         voided++;
       } else {
         Account account = judge(entry, hash);
+        if (account.refused != null && publishers.isEmpty()) {
+          dropped++; // a publisher to be extends the chain by the root that makes it one, only
+          return null;
+        }
         advance(account);
         return account;
       }
@@ -189,9 +194,6 @@ final class Chain {
     if (Signatures.verifiedKeys(envelope, next.keysOf(Root.PUBLISHER)).isEmpty()) {
       throw unsigned;
     }
-    if (entry.seq() == head + 1 && entry.prevHash().equals(headHash)) {
-      checkTrusted(next); // its signer may extend the chain only by a root that can come into force
-    }
     return entry;
   }
 
@@ -211,11 +213,12 @@ final class Chain {
 
   private void gap(long position, long seq) {
     gaps++;
-    if (seq > furthestGap) {
-      furthestGap = seq;
+    if (furthestGap <= head || gapAfter != head) {
+      gapAfter = head;
       gapFrom =
           "record at position " + position + ": expected seq " + (head + 1) + ", got " + seq + ": entries are missing";
     }
+    furthestGap = Math.max(furthestGap, seq);
   }
 
   private void forked(long position, List<Codec.RootKey> signers, String what) {
@@ -273,15 +276,9 @@ final class Chain {
     account.stateRoot(next, Root.people(Signatures.verifiedKeys(next.envelope, keys)));
   }
 
-  /** Returns the next root, if its signers saw this very history. */
+  /** Returns the next root: the trusted one of its version, if there is one, whose signers saw this very history. */
   private Root successor(Codec.Envelope envelope) throws Refusal {
     Root next = root.successor(codec, envelope);
-    checkTrusted(next);
-    return next;
-  }
-
-  /** Refuses a root other than the trusted one of its version, and one whose signers saw another history. */
-  private void checkTrusted(Root next) throws Refusal {
     Hash pinned = beginning.pinned().get(next.record.version());
     if (pinned != null && !pinned.equals(next.sha256)) {
       throw new Refusal("wrong_root", "expected %s, got %s", pinned, next.sha256);
@@ -290,6 +287,7 @@ final class Chain {
     if (anchor > head || !hashAt(anchor).equals(next.record.anchorHash())) {
       throw new Refusal("wrong_root", "its signers saw entry %s at seq %d", next.record.anchorHash(), anchor);
     }
+    return next;
   }
 
   private void judgeRelease(Codec.Entry entry, Codec.Release release, Account account) throws Refusal, NotUnderstood {
@@ -455,20 +453,26 @@ final class Chain {
     account.kind = "rejected";
     account.refused = why.code;
     List<Codec.Envelope> approvals = List.of();
+    Hash of = null;
     if (entry.body() instanceof Codec.Release release) {
       approvals = release.approvals();
-      account.proposalSha256 = Signatures.digest(release.proposal());
+      of = Signatures.digest(release.proposal());
       try {
-        account.propose(verifiedProposal(release.proposal()), account.proposalSha256);
+        account.propose(verifiedProposal(release.proposal()), of);
       } catch (Refusal refusal) {
         account.proposal = null; // nobody stands behind it: what it says is nobody's word
       }
     } else if (entry.body() instanceof Codec.Ratification ratification) {
       approvals = ratification.approvals();
+      of = ratification.proposalSha256();
     }
+    account.proposalSha256 = of;
     for (Codec.Envelope envelope : approvals) {
       try {
-        account.approvers.add(verifiedApproval(envelope).approver());
+        Codec.Approval approval = verifiedApproval(envelope);
+        if (approval.proposalSha256().equals(of)) {
+          account.approvers.add(approval.approver());
+        }
       } catch (Refusal refusal) {
         continue;
       }

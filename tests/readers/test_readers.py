@@ -1,0 +1,573 @@
+"""The readers of the topic in Go and Java print what our own verifier says, byte for byte, or they say no."""
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from flaghoist.codec import ENTRY, decode_envelope, encode_envelope
+from flaghoist.ledger import Ledger
+from flaghoist.log.location import create_log
+from flaghoist.records import Envelope, EpochClaim, Release, RootUpdate
+from flaghoist.root import Root
+from flaghoist.root_chain import beginning
+from flaghoist.signing import countersign
+from publisher.audit.account import Account, EntryKind
+from publisher.audit.examination import Examination
+from tests.forge import ADA, GRACE, PUBLISHER, Forge, Key, boolean_flag, sealed_root
+from tests.readers import story
+from tests.scenarios.operators import Operator
+
+REPOSITORY = Path(__file__).parents[2]
+LANGUAGES = ("go", "java")
+# A JVM on a busy machine takes seconds; without brokers the readers give up after 30 s.
+ENDS_WITHIN_S = 90.0
+
+pytestmark = pytest.mark.kafka
+in_each_language = pytest.mark.parametrize("language", LANGUAGES)
+OUTCOMES = {"dropped": "dropped", "repeated": "repeated", "void": "void", "gap": "gap", "forked": "forked"}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a reader said."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def lines(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def counts(self) -> dict[str, object]:
+        (line,) = [line for line in self.err.splitlines() if line.startswith("{")]
+        found: dict[str, object] = json.loads(line)
+        return found
+
+
+class Topic:
+    """A ledger at the broker, holding the records that it is given, and readers of it."""
+
+    def __init__(self, url: str, command: Callable[[str], tuple[str, ...]], directory: Path) -> None:
+        self.url, self._command, self._directory = url, command, directory
+        self.brokers, self.name = url.removeprefix("kafka://").split("/")
+        asyncio.run(create_log(url))
+
+    def write(self, records: Sequence[bytes | None]) -> None:
+        """Write records with a producer that is not ours: it writes what anybody can."""
+
+        async def write() -> None:
+            async with AIOKafkaProducer(bootstrap_servers=self.brokers, enable_idempotence=True) as producer:
+                sent = [await producer.send(self.name, record, key=b"any", partition=0) for record in records]
+                await asyncio.gather(*sent)
+
+        asyncio.run(write())
+
+    async def write_in_a_transaction(self, records: Sequence[bytes]) -> AIOKafkaProducer:
+        """Write records in a transaction that is not ended; return its producer, which the caller stops."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.brokers, transactional_id=f"{self.name}-{len(records)}")
+        await producer.start()
+        await producer.begin_transaction()
+        for record in records:
+            await producer.send_and_wait(self.name, record, partition=0)
+        return producer
+
+    def arguments(self, language: str, root: Root | str, *options: str) -> list[str]:
+        if isinstance(root, Root):
+            file = self._directory / f"{root.sha256.hex()}.root"
+            file.write_bytes(encode_envelope(root.envelope))
+            root = str(file)
+        named = ("--brokers", self.brokers, "--topic", self.name, "--root", root)
+        return [*self._command(language), *named, *options]
+
+    def read(self, language: str, root: Root | str, *options: str) -> Told:
+        """Run a reader to its end."""
+        done = subprocess.run(
+            self.arguments(language, root, *options),
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=ENDS_WITHIN_S,
+            check=False,
+        )
+        return Told(done.returncode, done.stdout, done.stderr.decode())
+
+
+@pytest.fixture
+def topic(kafka_url, command, tmp_path) -> Topic:
+    return Topic(kafka_url(), command, tmp_path)
+
+
+# --- what our own verifier says ---
+
+
+def examined(trusted: Root, records: Sequence[bytes | None]) -> tuple[Examination, list[Account]]:
+    begun = beginning(trusted.sha256, [data or b"" for data in records])
+    examination = Examination(Ledger(begun.root, begun.pinned))
+    taken = [examination.take(position, data or b"") for position, data in enumerate(records)]
+    return examination, [account for account in taken if account is not None]
+
+
+def expected_line(account: Account) -> dict[str, object]:
+    """What a reader prints of an entry that it can judge as our verifier does; the fields in their order."""
+    entry, proposal, root = account.entry, account.proposal, account.new_root
+    if account.kind is EntryKind.ROOT and root is None:
+        root = account.root  # the first one
+    signers = {key.person for key in account.root_signers}
+    return {
+        "seq": entry.seq.number,
+        "entry_hash": account.entry_hash.hex(),
+        "prev_hash": entry.prev_hash.hex(),
+        "epoch": entry.epoch,
+        "root_version": entry.root_version,
+        "published_at": entry.published_at,
+        "kind": account.kind,
+        "proposal_id": proposal.proposal_id if proposal else None,
+        "proposal_sha256": account.proposal_sha256.hex() if account.proposal_sha256 else None,
+        "requester": account.requester,
+        "approvers": account.approvers,
+        "policy": account.policy,
+        "title": proposal.title if proposal else None,
+        "reason": proposal.reason if proposal else None,
+        "ticket": proposal.ticket if proposal else None,
+        "ops": [{"target": op.target, "source": op.source, "key": op.key, "action": op.action} for op in account.ops],
+        "new_root_version": root.version if root else None,
+        "new_root_sha256": root.sha256.hex() if root else None,
+        "root_signers": sorted(signers),
+        "ratifies": account.ratified.seq.number if account.ratified else None,
+        "holder": entry.body.holder if isinstance(entry.body, EpochClaim) and account.refusal is None else None,
+        "refused": account.refusal.code if account.refusal else None,
+        "checked": checked(account),
+    }
+
+
+def checked(account: Account) -> list[str]:
+    rules_known = account.kind is EntryKind.EMERGENCY or not account.root.record.policy
+    more = {
+        EntryKind.CHANGE: ["requester", "approvers", *(["policy"] if rules_known else [])],
+        EntryKind.EMERGENCY: ["requester", "policy"],
+        EntryKind.RATIFICATION: ["approvers"],
+        EntryKind.ROOT: ["root"],
+        EntryKind.EPOCH: [],
+        EntryKind.REJECTED: ["requester"] if account.proposal is not None else [],
+    }
+    return ["chain", "publisher", *more[account.kind]]
+
+
+def expected_output(accounts: Sequence[Account]) -> bytes:
+    lines = [json.dumps(expected_line(account), separators=(",", ":")) for account in accounts]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def expected_counts(examination: Examination) -> dict[str, object]:
+    tally, head = examination.tally, examination.ledger.head
+    return {
+        "records": examination.records,
+        "entries": head.seq.number,
+        **{name: tally[outcome] for name, outcome in OUTCOMES.items()},
+        "head": head.seq.number,
+        "head_hash": head.entry_hash.hex(),
+    }
+
+
+def assert_agrees(told: Told, trusted: Root, records: Sequence[bytes | None]) -> None:
+    examination, accounts = examined(trusted, records)
+    assert told.out.splitlines() == expected_output(accounts).splitlines(), told.err
+    assert told.counts == expected_counts(examination)
+    assert told.code == (0 if examination.broken is None else 10), told.err
+
+
+# --- the whole story ---
+
+
+def disturbed(forge: Forge) -> list[bytes | None]:
+    """The records of a ledger, and beside them what people without a publisher's key, or without its place, write."""
+    records: list[bytes | None] = list(forge.records)
+    entries = [ENTRY.decode(decode_envelope(data).payload) for data in forge.records]
+    claim = next(at for at, entry in enumerate(entries) if isinstance(entry.body, EpochClaim))
+    late = replace(entries[claim], body=EpochClaim("too late"))
+    forged = replace(entries[4], seq=forge.ledger.head.seq.next())
+    strangers = Key(PUBLISHER, "of nobody")
+    records.insert(claim + 1, forge.signed(late, by=Key(PUBLISHER)))
+    records.insert(claim + 1, records[2])
+    records.insert(3, b"junk")
+    records.insert(2, os.urandom(600 * 1024))
+    records.insert(2, b"")
+    records.insert(2, None)
+    records += [
+        forge.signed(forged, by=strangers),
+        forge.signed(forged, by=Key(ADA)),
+        forge.beat(),
+        encode_envelope(forge.proposal(forge.op("checkout", boolean_flag()))),
+        records[0],
+        forge.records[-1],
+        forge.records[-1] + b"\0",
+        forge.records[-1][:-1],
+    ]
+    return records
+
+
+@pytest.fixture(scope="module")
+def told_story() -> Forge:
+    return story.told()
+
+
+@pytest.fixture(scope="module")
+def disturbed_story(told_story) -> list[bytes | None]:
+    return disturbed(told_story)
+
+
+@in_each_language
+def test_reader_prints_each_entry_as_our_verifier_judges_it(language, topic, told_story, disturbed_story):
+    topic.write(disturbed_story)
+    told = topic.read(language, told_story.first_root)
+    assert_agrees(told, told_story.first_root, disturbed_story)
+    assert {line["kind"] for line in told.lines} == {kind.value for kind in EntryKind}
+    assert {line["refused"] for line in told.lines} == {
+        None, "same_person", "not_approved", "bad_signature", "expired", "wrong_root", "wrong_role", "wrong_log",
+    }  # fmt: skip
+    assert all(told.counts[name] for name in ("dropped", "repeated", "void"))
+
+
+def test_both_readers_print_the_same_bytes(topic, told_story, disturbed_story):
+    topic.write(disturbed_story)
+    go, java = (topic.read(language, told_story.first_root) for language in LANGUAGES)
+    assert go.out == java.out
+    assert go.counts == java.counts
+    assert (go.code, java.code) == (0, 0)
+
+
+@in_each_language
+def test_reader_agrees_with_audit_export_of_the_same_topic(language, topic, told_story, disturbed_story, tmp_path):
+    topic.write(disturbed_story)
+    auditor = Operator(tmp_path / "auditor")
+    file = tmp_path / "pinned.root"
+    file.write_bytes(encode_envelope(told_story.first_root.envelope))
+    auditor.ok("root", "pin", file, "--ledger", topic.url, "--yes")
+    events = [json.loads(line) for line in auditor.ok("audit", "export").out.splitlines()]
+    told = topic.read(language, str(file))
+    for line in told.lines:
+        mine = [event for event in events if event["seq"] == line["seq"]]
+        for name in ("entry_hash", "prev_hash", "epoch", "root_version", "published_at", "kind", "proposal_id",
+                     "proposal_sha256", "policy", "title", "reason", "ticket", "holder"):  # fmt: skip
+            assert line[name] == mine[0][name], name
+        assert line["requester"] == (mine[0]["initiator"] or {}).get("person")
+        assert line["approvers"] == [approval["person"] for approval in mine[0]["approvals"]]
+        assert line["refused"] == (mine[0]["refusal"] or {}).get("code")
+        assert line["ratifies"] == (mine[0]["ratified"] or {}).get("seq")
+        names = ("target", "source", "key", "action")
+        done = [{name: event[name] for name in names} for event in mine if event["target"]]
+        assert line["ops"] == (mine[0]["asked"] or done)
+    assert len(told.lines) == len({event["seq"] for event in events})
+    logged = {entry["seq"]: entry for entry in auditor.ok("audit", "log", "--json").document}
+    assert {line["seq"]: line["root_signers"] for line in told.lines if line["seq"] != 1} == {
+        seq: entry["root_signers"] for seq, entry in logged.items() if seq != 1
+    }
+
+
+# --- where trust begins ---
+
+
+@in_each_language
+def test_reader_starts_from_the_digest_of_a_later_root(language, topic, told_story, disturbed_story):
+    topic.write(disturbed_story)
+    newest = told_story.ledger.root
+    assert newest.version == 2
+    assert_agrees(topic.read(language, f"sha256:{newest.sha256.hex()}"), newest, disturbed_story)
+    assert topic.read(language, newest).code == 0
+
+
+@in_each_language
+def test_reader_refuses_a_topic_that_ends_before_the_root_that_it_trusts(language, topic, told_story):
+    # The root is stated by somebody who is no publisher: that leads back to the first one, and never into force.
+    before = [data for data in told_story.records if ENTRY.decode(decode_envelope(data).payload).epoch < 3]
+    stated = told_story.entry(RootUpdate(told_story.ledger.root.envelope))
+    records = [*before, told_story.signed(stated, by=Key(ADA))]
+    topic.write(records)
+    told = topic.read(language, told_story.ledger.root)
+    assert_agrees(told, told_story.ledger.root, records)
+    assert told.code == 10
+    assert "root version 2 is trusted, version 1 is in force" in told.err
+
+
+@in_each_language
+def test_reader_refuses_the_topic_of_another_environment(language, topic, told_story):
+    topic.write(Forge(log_id="other").genesis() and told_story.records)
+    told = topic.read(language, Forge(log_id="other").first_root)
+    assert (told.code, told.out) == (10, b"")
+    assert "does not state it" in told.err
+
+
+@in_each_language
+def test_reader_refuses_an_empty_topic(language, topic, told_story):
+    told = topic.read(language, told_story.first_root)
+    assert (told.code, told.out) == (10, b"")
+
+
+@in_each_language
+def test_root_with_a_key_of_small_order_is_refused(language, topic, told_story):
+    record = told_story.first_root.record
+    # The neutral element: a signature of R = S·B verifies under it for any message.
+    weak = replace(record.keys[0], public=bytes([1]) + bytes(31))
+    file = topic._directory / "weak.root"
+    file.write_bytes(encode_envelope(sealed_root(replace(record, keys=(weak, *record.keys[1:])))))
+    told = topic.read(language, str(file))
+    assert told.code == 2
+    assert "not a point of the prime-order group" in told.err
+
+
+# --- histories that are not whole ---
+
+
+@in_each_language
+def test_entry_that_is_missing_ends_with_10(language, topic, told_story):
+    records = told_story.records[:4] + told_story.records[5:]
+    topic.write(records)
+    told = topic.read(language, told_story.first_root)
+    assert_agrees(told, told_story.first_root, records)
+    assert told.code == 10
+    assert "expected seq 5, got 6" in told.err
+
+
+def forked() -> tuple[Forge, bytes]:
+    """A ledger, and another entry for its last place, signed by the same publisher."""
+    forge = story.begun()
+    story.change(forge, forge.op("checkout", boolean_flag()), title="honest")
+    head = forge.ledger.head
+    branch = Forge(log_id="staging")
+    branch.root = forge.first_root
+    branch.ledger.receive(forge.records[0])
+    branch.now_ms = forge.now_ms
+    forged = story.change(branch, branch.op("checkout", boolean_flag("on")), title="stolen")
+    assert head == forge.ledger.head
+    return forge, forged
+
+
+@in_each_language
+def test_two_histories_of_one_publisher_end_with_10_and_are_told(language, topic):
+    forge, forged = forked()
+    story.change(forge, forge.op("later", boolean_flag()), title="honest, and after it")
+    records = [*forge.records[:2], forged, *forge.records[2:]]
+    topic.write(records)
+    told = topic.read(language, forge.first_root)
+    assert_agrees(told, forge.first_root, records)
+    assert told.code == 10
+    assert "record at position 2: another history" in told.err
+    assert told.counts["forked"] == 1
+
+
+@in_each_language
+def test_fork_is_over_when_a_root_takes_the_keys_role_away(language, topic):
+    forge, forged = forked()
+    forge.ledger.receive(forged)
+    story.rotated(forge)
+    story.change(forge, forge.op("later", boolean_flag()), title="after the cure", rule="anybody",
+                 signed_by=story.NEW_PUBLISHER)  # fmt: skip
+    records = [*forge.records[:2], forged, *forge.records[2:]]
+    topic.write(records)
+    told = topic.read(language, forge.first_root)
+    assert_agrees(told, forge.first_root, records)
+    assert told.code == 0
+    assert told.counts["forked"] == 1
+
+
+@in_each_language
+def test_record_of_a_newer_release_ends_the_reading(language, topic):
+    forge = story.begun()
+    newer = Envelope("application/vnd.flaghoist.entry.v2+avro", bytes(32), b"future", ())
+    topic.write([*forge.records, encode_envelope(countersign(newer, [Key(PUBLISHER)]))])
+    told = topic.read(language, forge.first_root)
+    assert told.code == 10
+    assert "written by a newer release" in told.err
+    assert len(told.lines) == 1
+
+
+# --- tampering, many times ---
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    """The same bytes with one thing wrong."""
+    at = chance.randrange(len(data))
+    match chance.randrange(4):
+        case 0:
+            return data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
+        case 1:
+            return data[:at]
+        case 2:
+            return data[:at] + chance.randbytes(chance.randrange(1, 9)) + data[at:]
+        case _:
+            return data[:at] + data[at + chance.randrange(1, 9) :]
+
+
+@in_each_language
+@pytest.mark.parametrize("seed", range(3))
+def test_tampered_copies_of_records_are_dropped_as_our_verifier_drops_them(language, seed, topic, told_story):
+    chance = random.Random(seed)
+    records = []
+    for data in told_story.records:
+        records += [data, *(mutated(chance.choice(told_story.records), chance) for _ in range(20))]
+    topic.write(records)
+    told = topic.read(language, told_story.first_root)
+    assert_agrees(told, told_story.first_root, records)
+    assert told.code == 0
+    assert told.counts["entries"] == len(told_story.records)
+
+
+@in_each_language
+@pytest.mark.parametrize("seed", range(5))
+def test_tampered_payloads_that_the_publisher_signs_are_judged_alike(language, seed, topic, told_story):
+    """With its key somebody can write what no release would: readers must not differ about any of it."""
+    chance = random.Random(seed)
+    records = list(told_story.records)
+    for data in told_story.records:
+        envelope = decode_envelope(data)
+        for _ in range(15):
+            tampered = replace(envelope, payload=mutated(envelope.payload, chance), signatures=())
+            key = chance.choice([Key(PUBLISHER), story.NEW_PUBLISHER])
+            records.append(encode_envelope(countersign(tampered, [key])))
+    honest, tail = told_story.records, records[len(told_story.records) :]
+    chance.shuffle(tail)
+    half, middle = len(tail) // 2, len(honest) // 2
+    records = [*honest[:middle], *tail[:half], *honest[middle:], *tail[half:]]
+    topic.write(records)
+    assert_agrees(topic.read(language, told_story.first_root), told_story.first_root, records)
+
+
+@in_each_language
+def test_signature_that_only_a_lenient_library_takes_is_refused(language, topic):
+    """ECDSA in another DER, and Ed25519 with an S that is too large: the same person, another signature."""
+    forge = story.begun()
+    order = 2**252 + 27742317777372353535851937790883648493
+    for person in (story.MARY, GRACE):
+        forge.now_ms += story.HOUR_MS
+        proposal = story.asked(forge, forge.op("checkout", boolean_flag()), by=ADA, title="approved oddly")
+        (approval,) = story.approved(forge, proposal, person)
+        signature = approval.signatures[0].signature
+        if person == GRACE:
+            s = int.from_bytes(signature[32:], "little") + order
+            odd = signature[:32] + s.to_bytes(32, "little")
+        else:
+            length = signature[3]
+            odd = bytes([0x30, signature[1] + 1, 2, length + 1, 0]) + signature[4:]
+        signed = replace(approval, signatures=(replace(approval.signatures[0], signature=odd),))
+        forge.append(Release(proposal, (signed,), "approvals>=1"))
+    topic.write(forge.records)
+    told = topic.read(language, forge.first_root)
+    assert_agrees(told, forge.first_root, forge.records)
+    assert [line["refused"] for line in told.lines] == [None, "bad_signature", "bad_signature"]
+
+
+# --- what is left to our verifier ---
+
+
+@in_each_language
+def test_stale_base_and_a_policys_rule_are_printed_as_what_the_entry_claims(language, topic, told_story):
+    forge = story.told()
+    second = {"signed_by": story.NEW_PUBLISHER, "rule": "anybody"}
+    story.change(forge, forge.op("banner", boolean_flag(), version=1), title="on an old base", **second)
+    story.change(forge, forge.op("pay.card", boolean_flag("on")), title="one approval of two", **second)
+    _, accounts = examined(forge.first_root, forge.records)
+    assert [account.kind for account in accounts[-2:]] == [EntryKind.REJECTED, EntryKind.REJECTED]
+    topic.write(forge.records)
+    told = topic.read(language, forge.first_root)
+    assert told.code == 0
+    for line in told.lines[-2:]:
+        assert line["kind"] == "change"
+        assert line["policy"] == "anybody"
+        assert line["checked"] == ["chain", "publisher", "requester", "approvers"]
+
+
+@in_each_language
+def test_transactions_of_others_hold_no_reader_up(language, topic, told_story):
+    """One is aborted, one is left open; what they hold is read as what it is, and the entries after them count."""
+    honest = told_story.records
+
+    async def write() -> None:
+        aborted = await topic.write_in_a_transaction([b"junk"])
+        await aborted.abort_transaction()
+        await aborted.stop()
+        open_one = await topic.write_in_a_transaction([b"more", b"junk"])
+        try:
+            await asyncio.to_thread(topic.write, honest[2:])
+            told.append(await asyncio.to_thread(topic.read, language, told_story.first_root))
+        finally:
+            await open_one.abort_transaction()
+            await open_one.stop()
+
+    told: list[Told] = []
+    topic.write(honest[:2])
+    asyncio.run(write())
+    assert_agrees(told[0], told_story.first_root, [*honest[:2], b"junk", b"more", b"junk", *honest[2:]])
+    assert told[0].code == 0
+
+
+# --- following, and the world around ---
+
+
+@contextmanager
+def following(arguments: Sequence[str]) -> Iterator[tuple["subprocess.Popen[bytes]", list[bytes]]]:
+    """Run a reader that follows; its lines are collected as they come."""
+    process = subprocess.Popen(
+        arguments, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    lines: list[bytes] = []
+
+    reader = threading.Thread(target=lambda: [lines.append(line) for line in iter(process.stdout.readline, b"")])
+    reader.start()
+    try:
+        yield process, lines
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + ENDS_WITHIN_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)  # between two looks at a condition, with a deadline
+
+
+@in_each_language
+def test_reader_that_follows_prints_what_comes_and_stops_at_a_fork(language, topic):
+    forge, forged = forked()
+    topic.write(forge.records)
+    with following(topic.arguments(language, forge.first_root, "--follow")) as (process, lines):
+        until(lambda: len(lines) == 2)
+        story.change(forge, forge.op("later", boolean_flag()), title="comes later")
+        topic.write(forge.records[2:])
+        until(lambda: len(lines) == 3)
+        assert json.loads(lines[2])["title"] == "comes later"
+        assert process.poll() is None
+        topic.write([forged])
+        assert process.wait(ENDS_WITHIN_S) == 10
+
+
+@in_each_language
+def test_topic_that_is_not_there_is_unavailable(language, topic, told_story):
+    topic.name = "no-such-topic"
+    told = topic.read(language, told_story.first_root)
+    assert (told.code, told.out) == (12, b"")
+
+
+@in_each_language
+@pytest.mark.parametrize(
+    "options", [(), ("--brokers", "127.0.0.1:1"), ("--nonsense", "1")], ids=["none", "some", "unknown"]
+)
+def test_wrong_usage_ends_with_2(language, options, command):
+    done = subprocess.run([*command(language), *options], capture_output=True, timeout=ENDS_WITHIN_S, check=False)
+    assert done.returncode == 2
+    assert done.stdout == b""
