@@ -11,17 +11,18 @@ from flaghoist.errors import FlaghoistError, Misconfigured, Unavailable
 from flaghoist.log.base import Finding, Severity
 from flaghoist.log.location import inspect_log
 from flaghoist.outcomes import Rejected
+from flaghoist.root import Root
 from flaghoist.values import KeyId
+from publisher import root_plan
 from publisher.cli.desk import Exit, exit_of
 from publisher.cli.reading import Reading, read
-from publisher.cli.times import age, days_ms, moment
+from publisher.cli.times import age, moment
 from publisher.cli.workspace import Workspace, operation
 from publisher.journal import Journal
 from publisher.keys import read_pem
 
 # Longer than any clock of a machine with NTP is off; shorter than what would hide an expired approval.
 CLOCK_SKEW_MS_MAX = 2000
-ROOT_EXPIRY_WARN_DAYS = 30
 
 
 class Health(StrEnum):
@@ -56,10 +57,10 @@ def doctor(work: Workspace) -> Exit:
 
 def _checks(work: Workspace) -> Iterator[Check]:
     yield _tried("settings", lambda: _told("settings", f"{work.home.config}", work.settings))
-    yield from _keys(work)
-    found = _tried("root", lambda: _root(work))
+    found = _tried("root", lambda: _pinned(work))
     yield found
     if found.health is Health.FAIL:
+        yield from _keys(work)
         return
     yield from _settings_of_log(work)
     reading: list[Reading] = []
@@ -71,8 +72,10 @@ def _checks(work: Workspace) -> Iterator[Check]:
 
     chain = _tried("chain", follow)
     yield chain
+    yield from _keys(work)  # after the chain, whose root in force says what they may do
     if not reading:
         return
+    yield _in_force(work, reading[0].root)
     yield from _contents(reading[0])
     yield _clock(work, reading[0])
     yield _tried("journal", lambda: _journal(work, reading[0]))
@@ -92,7 +95,7 @@ def _told(name: str, text: str, _: object) -> Check:
 def _keys(work: Workspace) -> Iterator[Check]:
     keys = work.home.keys
     try:
-        in_agent = work.keyring.of_agent(work.root.record.keys)
+        in_agent = work.keyring.of_agent((work.in_force or work.root).record.keys)
     except FlaghoistError:
         in_agent = []  # the root's own check reports it
     if not keys.names() and not in_agent:
@@ -100,7 +103,7 @@ def _keys(work: Workspace) -> Iterator[Check]:
     for name in keys.names():
         yield _tried(f"key {name}", lambda name=name: _key(work, name))  # type: ignore[misc]
     for key in in_agent:
-        listed = work.root.key(key.key_id) if key.key_id is not None else None
+        listed = (work.in_force or work.root).key(key.key_id) if key.key_id is not None else None
         if listed is not None:
             text = f"{listed.person}, with the SSH agent: {_roles(work, listed.key_id)}"
             yield Check(f"key {key.name}", Health.OK, text)
@@ -119,23 +122,28 @@ def _key(work: Workspace, name: str) -> Check:
 
 def _roles(work: Workspace, key_id: KeyId) -> str:
     try:
-        roles = [role.lower() for role, grant in sorted(work.root.record.roles.items()) if key_id in grant.key_ids]
+        roles = [role.lower() for role in root_plan.roles_of(work.in_force or work.root, key_id)]
     except FlaghoistError:
         roles = []  # the root's own check reports it
     return ", ".join(roles) or "no role in this environment"
 
 
-def _root(work: Workspace) -> Check:
+def _pinned(work: Workspace) -> Check:
     root, environment = work.root, work.environment
+    return Check("root", Health.OK, f"{root.log_id} version {root.version} is pinned for {environment.ledger}")
+
+
+def _in_force(work: Workspace, root: Root) -> Check:
+    """How long the root counts that the ledger leads to; the pinned one may have expired long ago."""
     left_ms = root.record.expires_at - work.now_ms()
+    renew = "renew it with `flaghoist root propose`, which others then sign"
     if left_ms < 0:
-        return Check(
-            "root", Health.FAIL, f"expired {moment(root.record.expires_at)}", "publish a new root", Exit.REFUSED
-        )
-    text = f"{root.log_id} version {root.version} for {environment.ledger}, expires in {age(left_ms)}"
-    if left_ms < days_ms(ROOT_EXPIRY_WARN_DAYS):
-        return Check("root", Health.WARN, text, "publish a new root in time")
-    return Check("root", Health.OK, text)
+        text = f"version {root.version} expired {moment(root.record.expires_at)}"
+        return Check("root in force", Health.FAIL, text, renew, Exit.REFUSED)
+    text = f"version {root.version}, expires in {age(left_ms)}"
+    if left_ms <= root_plan.EXPIRES_SOON_MS:
+        return Check("root in force", Health.WARN, text, renew)
+    return Check("root in force", Health.OK, text)
 
 
 def _settings_of_log(work: Workspace) -> Iterator[Check]:

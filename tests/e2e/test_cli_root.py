@@ -423,3 +423,15 @@ def test_a_ledger_that_ends_before_the_pinned_root_is_refused(trio: Trio, tmp_pa
     root = ken.home / "roots" / "production.root"
     old = f"sqlite:///{tmp_path}/old.db"
     assert ken.refused("flag", "list", "--ledger", old, "--root", root, code=2)["code"] == "root_unknown"
+
+
+def test_doctor_looks_at_the_root_in_force_and_not_at_an_old_pin(trio: Trio, in_days: Callable[[int], None]) -> None:
+    trio.rotated("--expires-days", "800")
+    in_days(400)  # the pinned root has expired
+    checks = {check["check"]: check for check in trio.grace.ok("doctor", "--json").document}
+    assert checks["root in force"]["health"] == "ok"
+    in_days(790)
+    checks = {check["check"]: check for check in trio.grace.ok("doctor", "--json").document}
+    assert "root propose" in checks["root in force"]["todo"]
+    in_days(900)
+    assert trio.grace.run("doctor").code == 10

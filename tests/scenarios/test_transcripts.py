@@ -20,6 +20,7 @@ TYPED = re.compile(r"(?P<who>[a-z]+)\$ flaghoist (?P<args>.*)\Z")
 MASKS = [
     (re.compile(r"\b[0-9a-f]{64}\b"), "<sha256>"),
     (re.compile(r"\b[0-9a-f]{32}\b"), "<key-id>"),
+    (re.compile(r"\b[0-9a-f]{8}…"), "<key>…"),
     (re.compile(r"(?<=public    )[A-Za-z0-9+/]{43}="), "<public-key>"),
     (re.compile(r"\b20\d\d-\d\d-\d\d \d\d:\d\d:\d\dZ"), "<time>"),
     (re.compile(r"\b\d{1,2}s(?=\s)"), "0s"),

@@ -13,9 +13,9 @@ from publisher.cli.audit.examined import Examined, broken_chain, examine
 from publisher.cli.audit.fields import entry_fields
 from publisher.cli.audit.instant import told
 from publisher.cli.desk import Exit, inline
-from publisher.cli.doctor import ROOT_EXPIRY_WARN_DAYS
-from publisher.cli.times import age, days_ms
+from publisher.cli.times import age
 from publisher.cli.workspace import Workspace, operation
+from publisher.root_plan import EXPIRES_SOON_MS
 
 
 class NoCheckpoints(Refused):
@@ -86,7 +86,7 @@ def _report(work: Workspace, examined: Examined, taints: tuple[Taint, ...], foun
         work.desk.warn(_waiting_told(one, now_ms))
     for taint in taints:
         work.desk.warn(_taint_told(taint))
-    if left_ms < days_ms(ROOT_EXPIRY_WARN_DAYS):
+    if left_ms < EXPIRES_SOON_MS:
         when = f"expires in {age(left_ms)}" if left_ms >= 0 else f"expired {told(ledger.root.record.expires_at)}"
         work.desk.warn(f"root version {ledger.root.version} {when}: publish a new one")
     for position, dropped in examination.dropped.items():
