@@ -20,7 +20,7 @@ from tests.faults.publisher_crashes import life as lives
 from tests.faults.publisher_crashes import operators
 from tests.faults.publisher_crashes.life import COMMAND, INIT, SERVICE, Life
 from tests.faults.publisher_crashes.people import forge_of
-from tests.faults.publisher_crashes.steps import CLAIM, EPOCH, GENESIS, STEPS, WRITING, Target
+from tests.faults.publisher_crashes.steps import CLAIM, EPOCH, GENESIS, ROOT, STEPS, WRITING, Target
 
 MACHINES = ("one", "two")
 
@@ -28,6 +28,7 @@ MACHINES = ("one", "two")
 LIFE_S = 6.0
 # What is left at the end takes well under a second; a machine that has other things to do may take many times that.
 DRAIN_S = 60.0
+DRAIN_LOOK_S = 0.1
 ANSWER_S = 60.0
 
 # Of a hundred lives: on the other machine; of a command instead of a service; with another one paused meanwhile.
@@ -36,6 +37,8 @@ OTHER_MACHINE, COMMANDS, PAUSED = 12, 10, 8
 IN_THE_MIDDLE = 40
 # An append takes a few milliseconds: the kill strikes within, or just after.
 MIDDLE_S_MAX = 0.005
+# A service that has beaten so often since it last did anything else has nothing more to do.
+IDLE_BEATS = 3
 # Every so many lives one begins with a fresh interpreter.
 FRESH_EVERY = 25
 
@@ -101,17 +104,18 @@ class Process:
     # Descriptors of this process that no child must keep open: their end tells that this process is gone.
     open_here: ClassVar[set[int]] = set()
 
-    def lines(self, deadline: float) -> list[dict[str, Any]]:
-        """Return what it tells next: at least one line, unless it has ended or the time is up (monotonic seconds)."""
-        while b"\n" not in self._pending and not self.ended:
+    def line(self, deadline: float) -> dict[str, Any] | None:
+        """Return what it tells next; None when it has ended, or when the time is up (monotonic seconds)."""
+        while b"\n" not in self._pending:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._report], [], [], left)[0]:
-                return []
+            if self.ended or left <= 0 or not select.select([self._report], [], [], left)[0]:
+                return None
             chunk = os.read(self._report, 65536)
             self._pending += chunk
             self.ended = not chunk
-        *whole, self._pending = self._pending.split(b"\n")
-        return [json.loads(line) for line in whole]
+        line, self._pending = self._pending.split(b"\n", 1)
+        told: dict[str, Any] = json.loads(line)
+        return told
 
     def tell(self, message: object) -> None:
         os.write(self._hold, json.dumps(message).encode() + b"\n")
@@ -127,9 +131,9 @@ class Process:
 
     def rest(self) -> list[dict[str, Any]]:
         """Return what a process that is dead had told, and close its pipes."""
-        found: list[dict[str, Any]] = []
-        while not self.ended:
-            found += self.lines(time.monotonic() + ANSWER_S)
+        found = []
+        while line := self.line(time.monotonic() + ANSWER_S):
+            found.append(line)
         for descriptor in (self._report, self._hold):
             os.close(descriptor)
             Process.open_here.discard(descriptor)
@@ -144,8 +148,12 @@ class Campaign:
         self.seed, self.wanted, self.directory = seed, wanted, directory
         self.kills = Kills()
         self.problems: list[str] = []
+        self.missed: list[str] = []
+        self._last = ""
         self.machine = MACHINES[0]
         self._lives = 0
+        # Whose the epoch is, as far as it was told; "" while an entry that opens the next one may be on its way.
+        self._epoch_of = MACHINES[0]
         self._begun = False
         # Which mark of each machine is sure to survive a power cut, and how far the writing of the next has come.
         self._durable: dict[str, str] = {}
@@ -187,6 +195,7 @@ class Campaign:
             "seed": self.seed,
             "problems": self.problems,
             "kills": {name: getattr(self.kills, name) for name in self.kills.__dataclass_fields__},
+            "missed": self.missed,
             "lives": self._lives,
             "killing_s": round(killed - began, 2),
             "all_s": round(time.monotonic() - began, 2),
@@ -203,30 +212,34 @@ class Campaign:
     def _next_life(self, waiting: list[str]) -> Life:
         target = self._target()
         draw = self.rng.randrange(100)
-        switch = draw < OTHER_MACHINE or (target.step.startswith(EPOCH) and self.rng.random() < 0.5)
-        if switch:
-            self.machine = next(machine for machine in MACHINES if machine != self.machine)
+        opening = target.step.startswith(EPOCH)
+        switch = draw < OTHER_MACHINE or (opening and ROOT not in waiting)
+        if switch and not (opening and self._epoch_of == self._other()):
+            self.machine = self._other()
         what = COMMAND if draw >= 100 - COMMANDS and not target.step.startswith("beat") else SERVICE
-        kinds = [*dict.fromkeys(waiting)] + ([CLAIM] if switch else [])
+        kinds = [*dict.fromkeys(waiting)] + ([CLAIM] if self._epoch_of == self._other() else [])
         about_entry = not target.step.startswith(("lease", "ledger", "beat"))
         if about_entry and self.rng.random() < 0.5:
             wanted = self.rng.choice(kinds)
-            if not target.step.startswith(EPOCH):
-                target = replace(target, kind=wanted, occurrence=1)
+            target = replace(target, kind=wanted, occurrence=1)
         return replace(
             self._first,
             machine=self.machine,
             what=what,
             take_over=switch and self.rng.random() < 0.7,
-            target=target,
+            target=target if not opening else replace(target, kind="", occurrence=1),
         )
+
+    def _other(self) -> str:
+        return next(machine for machine in MACHINES if machine != self.machine)
 
     def _target(self) -> Target:
         if not self._targets:
             self._targets = list(STEPS)
             self.rng.shuffle(self._targets)
         hold = self.rng.randrange(100) >= IN_THE_MIDDLE
-        return Target(self._targets.pop(), "", self.rng.choice((1, 1, 1, 2)), hold)
+        step = self._targets.pop()
+        return Target(step, "", 1 if step == "lease.taken" else self.rng.choice((1, 1, 1, 2)), hold)
 
     def _live(self, life: Life) -> int | None:
         """Let one process live until its target, and kill it; return its exit code if it ended by itself."""
@@ -244,7 +257,7 @@ class Campaign:
             self._end(process, slow, hit)
             return
         self.kills.paused += 1
-        self.machine = next(machine for machine in MACHINES if machine != slow.machine)
+        self.machine = self._other()
         target = replace(self._target(), occurrence=1)
         self._live(replace(self._first, machine=self.machine, what=SERVICE, take_over=True, target=target))
         target = replace(self._target(), occurrence=1)
@@ -260,12 +273,15 @@ class Campaign:
 
     def _watch(self, process: Process, life: Life) -> bool:
         """Follow what a process tells until it comes to its target, ends, or has had its time; say whether it came."""
-        deadline = time.monotonic() + LIFE_S
-        while not process.ended and time.monotonic() < deadline:
-            for line in process.lines(deadline):
-                self._hear(life, line)
-                if line.get("hit"):
-                    return True
+        deadline, beats = time.monotonic() + LIFE_S, 0
+        while beats < IDLE_BEATS and (line := process.line(deadline)):
+            self._hear(life, line)
+            if line.get("hit"):
+                return True
+            step = line.get("step", "")
+            if not step.startswith(("beat", "ledger")):
+                beats = 0
+            beats += step == "beat.done"
         return False
 
     def _end(self, process: Process, life: Life, hit: bool) -> int | None:
@@ -288,6 +304,7 @@ class Campaign:
             return code
         if not hit:
             self.kills.elsewhere += 1
+            self.missed.append(f"{life.what} {'told' if life.take_over else ''} {life.target} at {self._last}")
         elif life.target.hold:
             self.kills.at[last] += 1
             self.kills.kinds[f"{life.target.kind or 'any'} {last}"] += 1
@@ -301,7 +318,7 @@ class Campaign:
         process = self._start(life)
         deadline = time.monotonic() + DRAIN_S
         while (left := self._ask("left").get("left", 1)) and time.monotonic() < deadline and not process.ended:
-            for line in process.lines(min(deadline, time.monotonic() + 0.1)):
+            while line := process.line(min(deadline, time.monotonic() + DRAIN_LOOK_S)):
                 self._hear(life, line)
         process.wait() if process.ended else process.kill()
         for line in process.rest():
@@ -313,19 +330,24 @@ class Campaign:
 
     def _ask(self, *question: str) -> dict[str, Any]:
         self.operators.tell(question)
-        answers = self.operators.lines(time.monotonic() + ANSWER_S)
-        if not answers:
+        answer = self.operators.line(time.monotonic() + ANSWER_S)
+        if answer is None:
             self.problems.append(f"the operators did not answer {question}")
             return {}
-        if problem := answers[-1].get("problem"):
+        if problem := answer.get("problem"):
             self.problems.append(f"operators: {problem}")
-        return answers[-1]
+        return answer
 
     def _hear(self, life: Life, line: dict[str, Any]) -> None:
         if problem := line.get("problem"):
             self.problems.append(problem)
             return
         step, machine = line["step"], life.machine
+        self._last = f"{line['kind']} {step}"
+        if step == "append.begin" and line["kind"] in (CLAIM, ROOT):
+            self._epoch_of = ""
+        elif step == "epoch.done":
+            self._epoch_of = machine
         if step == "entry.taken":
             with self._told.open("a") as told:
                 told.write(json.dumps({"seq": line["seq"], "entry_hash": line["entry_hash"]}) + "\n")
@@ -333,7 +355,8 @@ class Campaign:
             self._follow_record(machine, line["entry_hash"], WRITING.index(step.removeprefix("record.")))
         elif step == "directory.synced":
             entry_hash, stage = self._writing.get(machine, ("", 0))
-            if stage == WRITING.index("renamed"):
+            # Killed after its last word, it may have renamed the file; if not, the mark is not in the journal.
+            if stage >= WRITING.index("synced"):
                 self._durable[machine] = entry_hash
         elif step == "sign.begin" and self._durable.get(machine) != line["entry_hash"]:
             self.problems.append(
