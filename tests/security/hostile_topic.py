@@ -35,6 +35,7 @@ from publisher.keys import unlock
 from tests.security.hostile_records import COMPRESSED, WRITTEN, Hostile, Write
 
 ANSWER_S: Final = 30.0
+CLOSE_S: Final = 2.0
 # Records under way at once.
 WINDOW: Final = 50
 # One burst in so many goes through a transaction: committed, aborted, or left open.
@@ -133,8 +134,9 @@ class Attack:
     async def close(self) -> None:
         """Leave; transactions that are open stay open until the brokers give up on them."""
         for producer in self._left_open:
-            with suppress(Exception):
-                async with asyncio.timeout(1.0):
+            producer._closed = True  # its own stop() would wait, and say so when it is collected
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
                     await producer.client.close()
 
 
