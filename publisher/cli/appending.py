@@ -5,14 +5,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Final, TypeVar
 
-from flaghoist.errors import LogMissing, OutcomeUnknown
+from flaghoist.errors import FlaghoistError, LogMissing, OutcomeUnknown, Refused, Unavailable
 from flaghoist.freshness import Heartbeats, Proof
 from flaghoist.log.base import Stream, read_to_end
+from flaghoist.root import Root
 from flaghoist.signing import Signer
+from flaghoist.values import Role
 from publisher.cli.desk import Interrupted
 from publisher.cli.reading import Reading
 from publisher.cli.workspace import Workspace
-from publisher.heart import is_of_a_service
+from publisher.heart import BEAT_KEY, Heart, is_of_a_service, once
 from publisher.journal import Journal
 from publisher.sequencer import Sequencer
 
@@ -52,16 +54,46 @@ def service_at_work(work: Workspace, reading: Reading) -> str | None:
 
 @asynccontextmanager
 async def sequencer_here(work: Workspace, reading: Reading, signer: Signer) -> AsyncIterator[Sequencer]:
-    """Hold this machine's lease, and yield a sequencer that goes on where the reading stopped.
+    """Hold this machine's lease, and yield a sequencer that goes on where the reading stopped; beat once on leaving.
 
     Raises:
         Unavailable: another process holds the lease; or the log.
     """
+    heart = heart_here(work, reading.root)
     with Journal.open(work.home.journals, reading.root.log_id) as journal:
         async with work.open_log(Stream.LEDGER) as log:
             # What was verified a moment ago need not be verified again.
             reading.reader.log = log
-            yield Sequencer(reading.reader, journal, signer, holder=work.holder(), clock_ms=work.now_ms)
+            sequencer = Sequencer(reading.reader, journal, signer, holder=work.holder(), clock_ms=work.now_ms)
+            yield sequencer
+            if heart is not None:
+                await beat_once(work, reading, sequencer, heart)
+
+
+def heart_here(work: Workspace, root: Root) -> Heart | None:
+    """Return what beats once, if a heartbeat key is here and nobody need be asked for its passphrase.
+
+    Where no service runs, sidecars then know for the life of one heartbeat that they have the newest entry.
+    """
+    fitting = [k for k in work.keyring.of_files() if k.key_id in root.grant(Role.HEARTBEAT).key_ids]
+    if len(fitting) != 1 or not work.has_passphrase:
+        return None
+    try:
+        return Heart(fitting[0].open(), holder=once(work.holder()))
+    except FlaghoistError:
+        return None  # its passphrase is another one: the change matters more
+
+
+async def beat_once(work: Workspace, reading: Reading, sequencer: Sequencer, heart: Heart) -> None:
+    """Say what the head is now; the change is in the ledger, whether or not this can be said."""
+    try:
+        read_from_ms = work.now_ms()
+        await sequencer.catch_up()
+        if sequencer.holds_epoch and heart.may_beat(reading.reader.ledger, now_ms=work.now_ms()):
+            async with work.open_log(Stream.META) as meta:
+                await meta.append(heart.beat(reading.reader.ledger, issued_at=read_from_ms), key=BEAT_KEY)
+    except (Unavailable, Refused) as error:
+        work.desk.warn(f"no heartbeat was issued: {error}")
 
 
 def wait_for(

@@ -9,11 +9,10 @@ from typing import Final
 import click
 
 from flaghoist.codec import encode_envelope
-from flaghoist.errors import FlaghoistError, OutcomeUnknown, Refused, Unavailable
+from flaghoist.errors import OutcomeUnknown
 from flaghoist.log.base import Batch, Log, Stream
 from flaghoist.outcomes import Applied, Ratified
 from flaghoist.records import Ratification, Release
-from flaghoist.root import Root
 from flaghoist.signing import Signer
 from flaghoist.values import Decision, Role, Target
 from publisher.cli import appending
@@ -22,7 +21,7 @@ from publisher.cli.desk import Exit, Interrupted
 from publisher.cli.reading import Reading, read, send
 from publisher.cli.times import moment
 from publisher.cli.workspace import Workspace, operation
-from publisher.heart import BEAT_KEY, Heart, once
+from publisher.heart import Heart
 from publisher.inbox import Case
 from publisher.journal import Journal
 from publisher.release import release_of
@@ -160,7 +159,7 @@ def _handed_over(work: Workspace, reading: Reading, case: Case, holder: str, wai
 
 def _published(work: Workspace, reading: Reading, case: Case, held: Signer) -> tuple[Applied | Ratified, bool]:
     sent: list[Outgoing] = []
-    heart = _heart(work, reading.root)
+    heart = appending.heart_here(work, reading.root)
     try:
         return asyncio.run(_publish(work, reading, case, held, heart, sent))
     except KeyboardInterrupt as stop:
@@ -193,34 +192,8 @@ async def _publish(
             published = await sequencer.publish(case)
             link, already = published.link, published.already
         if heart is not None:
-            await _beat_once(work, reading, sequencer, heart)
+            await appending.beat_once(work, reading, sequencer, heart)
         return link, already
-
-
-def _heart(work: Workspace, root: Root) -> Heart | None:
-    """Return what beats once, if a heartbeat key is here and nobody need be asked for its passphrase.
-
-    Where no service runs, sidecars then know for the life of one heartbeat that they have the newest entry.
-    """
-    fitting = [k for k in work.keyring.of_files() if k.key_id in root.grant(Role.HEARTBEAT).key_ids]
-    if len(fitting) != 1 or not work.has_passphrase:
-        return None
-    try:
-        return Heart(fitting[0].open(), holder=once(work.holder()))
-    except FlaghoistError:
-        return None  # its passphrase is another one: the change matters more
-
-
-async def _beat_once(work: Workspace, reading: Reading, sequencer: Sequencer, heart: Heart) -> None:
-    """Say what the head is now; the change is in the ledger, whether or not this can be said."""
-    try:
-        read_from_ms = work.now_ms()
-        await sequencer.catch_up()
-        if sequencer.holds_epoch and heart.may_beat(reading.reader.ledger, now_ms=work.now_ms()):
-            async with work.open_log(Stream.META) as meta:
-                await meta.append(heart.beat(reading.reader.ledger, issued_at=read_from_ms), key=BEAT_KEY)
-    except (Unavailable, Refused) as error:
-        work.desk.warn(f"no heartbeat was issued: {error}")
 
 
 def _tell(work: Workspace, case: Case, link: Applied | Ratified, already: bool) -> Exit:
