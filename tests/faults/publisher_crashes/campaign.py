@@ -42,6 +42,8 @@ IDLE_BEATS = 3
 # Every so many lives one begins with a fresh interpreter.
 FRESH_EVERY = 25
 
+# Steps that are about no entry begin so.
+NO_ENTRY = ("lease", "ledger", "beat", "directory")
 # Where a publisher stands still while another one takes its place.
 PAUSED_AT = ("entry.built", "record.begin", "record.done", "sign.begin", "sign.done", "append.begin", "ledger.done")
 
@@ -53,8 +55,11 @@ class Kills:
     Attributes:
         at: by step, while the process stood at it.
         middle: by the last step that the process told of, in the middle of what followed.
-        kinds: by "kind step", both of these.
+        kinds: by what the entry was about, of all kills while there was one.
         elsewhere: of processes that never came to their target.
+        paused: publishers that stood still while another one took over.
+        fresh: processes that began with an interpreter of their own.
+        by_themselves: processes that came to their end: of a command, or of `init`.
     """
 
     at: Counter[str] = field(default_factory=Counter)
@@ -143,7 +148,7 @@ class Process:
 class Campaign:
     """The lives and deaths of the publishers of one ledger."""
 
-    def __init__(self, url: str, seed: int, directory: Path, wanted: int) -> None:
+    def __init__(self, url: str, seed: int, directory: Path, wanted: int, broken: str) -> None:
         self.rng = random.Random(f"kills {seed}")
         self.seed, self.wanted, self.directory = seed, wanted, directory
         self.kills = Kills()
@@ -159,7 +164,7 @@ class Campaign:
         self._durable: dict[str, str] = {}
         self._writing: dict[str, tuple[str, int]] = {}
         log_id = f"kills-{seed}"
-        self._first = Life(url, log_id, str(directory), MACHINES[0], INIT, time.monotonic_ns())
+        self._first = Life(url, log_id, str(directory), MACHINES[0], INIT, time.monotonic_ns(), broken=broken)
         self._told = directory / "told"
         self._told.touch()
         self._targets: list[str] = []
@@ -173,8 +178,10 @@ class Campaign:
 
     def run(self) -> dict[str, Any]:
         """Kill as often as wanted, let the last one finish, and return what was found."""
-        began = time.monotonic()
+        began, parent = time.monotonic(), os.getppid()
         while self.kills.total < self.wanted and not self.problems:
+            if os.getppid() != parent:
+                raise SystemExit("nobody waits for this any more")
             if not self._begun:
                 self._begin()
                 continue
@@ -218,8 +225,7 @@ class Campaign:
             self.machine = self._other()
         what = COMMAND if draw >= 100 - COMMANDS and not target.step.startswith("beat") else SERVICE
         kinds = [*dict.fromkeys(waiting)] + ([CLAIM] if self._epoch_of == self._other() else [])
-        about_entry = not target.step.startswith(("lease", "ledger", "beat"))
-        if about_entry and self.rng.random() < 0.5:
+        if not target.step.startswith(NO_ENTRY) and self.rng.random() < 0.5:
             wanted = self.rng.choice(kinds)
             target = replace(target, kind=wanted, occurrence=1)
         return replace(
@@ -279,7 +285,7 @@ class Campaign:
             if line.get("hit"):
                 return True
             step = line.get("step", "")
-            if not step.startswith(("beat", "ledger")):
+            if not step.startswith(NO_ENTRY):
                 beats = 0
             beats += step == "beat.done"
         return False
@@ -290,11 +296,8 @@ class Campaign:
             while time.perf_counter() < struck:
                 pass
         status = process.wait() if process.ended else process.kill()
-        last = life.target.step
-        kind = ""
         for line in process.rest():
             self._hear(life, line)
-            last, kind = line.get("step", last), line.get("kind", kind)
         self._check_journal(life)
         if os.WIFEXITED(status):
             self.kills.by_themselves += 1
@@ -304,12 +307,12 @@ class Campaign:
             return code
         if not hit:
             self.kills.elsewhere += 1
-            self.missed.append(f"{life.what} {'told' if life.take_over else ''} {life.target} at {self._last}")
-        elif life.target.hold:
-            self.kills.at[last] += 1
-            self.kills.kinds[f"{life.target.kind or 'any'} {last}"] += 1
+            self.missed.append(f"{life.what} wanted {life.target}, came to {self._last}")
         else:
-            self.kills.middle[last] += 1
+            kind, _, step = self._last.rpartition(" ")
+            (self.kills.at if life.target.hold else self.kills.middle)[step] += 1
+            if not step.startswith(NO_ENTRY):
+                self.kills.kinds[kind] += 1
         return None
 
     def _drain(self) -> None:
@@ -391,8 +394,12 @@ class Campaign:
             self.problems.append(f"{life.machine} signed {note}, its journal has {last.entry_hash.hex()} there")
 
 
-def run(url: str, seed: int, directory: Path, wanted: int) -> dict[str, Any]:
-    """Make a ledger at `url`, kill its publishers `wanted` times, and return what was found."""
+def run(url: str, seed: int, directory: Path, wanted: int, broken: str = "") -> dict[str, Any]:
+    """Make a ledger at `url`, kill its publishers `wanted` times, and return what was found.
+
+    Args:
+        broken: what these publishers do wrong, one of breakage.BREAKAGES; "" for nothing.
+    """
     import asyncio
 
     from flaghoist.log.location import create_log
@@ -403,4 +410,4 @@ def run(url: str, seed: int, directory: Path, wanted: int) -> dict[str, Any]:
         return {"seed": seed, "problems": [f"no ledger could be made at {url}"]}
     maker.rest()
     forge_of(f"kills-{seed}")
-    return Campaign(url, seed, directory, wanted).run()
+    return Campaign(url, seed, directory, wanted, broken).run()

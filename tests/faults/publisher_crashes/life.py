@@ -29,6 +29,7 @@ from publisher.journal import Claim, Journal, Mark
 from publisher.reader import LedgerReader
 from publisher.sequencer import Sequencer, Taken
 from publisher.service import Clock, Pace, Service, check_journal
+from tests.faults.publisher_crashes.breakage import BREAKAGES
 from tests.faults.publisher_crashes.people import BEAT_KEY, PUBLISHER_KEY, SharedClock, forge_of
 from tests.faults.publisher_crashes.steps import EPOCH, GENESIS, NOWHERE, RECORD, SETTLE, Reporter, Target, kind_of
 
@@ -48,6 +49,7 @@ class Life:
     Attributes:
         what: SERVICE: `flaghoist publisher`; COMMAND: `flaghoist publish` without a service; INIT: the first entry.
         machine: who has the journal; two machines have one publisher key.
+        broken: what it does wrong, one of breakage.BREAKAGES; "" for nothing.
         take_over: whoever is at work, at once; else after `take_over_s` of silence.
     """
 
@@ -60,6 +62,7 @@ class Life:
     take_over: bool = False
     take_over_s: float = 0.15
     target: Target = NOWHERE
+    broken: str = ""
 
     @property
     def journals(self) -> Path:
@@ -336,6 +339,8 @@ def run(life: Life, report: int, hold: int) -> int:
     talk = os.open(Path(life.directory) / "publisher.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(talk, 2)
     configure("info")
+    if life.broken:
+        BREAKAGES[life.broken]()
     try:
         asyncio.run(live(life, reporter))
     except BaseException as error:  # noqa: BLE001 — all that ends a publisher is told
