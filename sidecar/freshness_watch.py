@@ -104,6 +104,7 @@ class FreshnessWatch:
         self._beats_expected = asyncio.Event()
         self._look = asyncio.Event()
         self._proved_ms = int(board.clock() * 1000)
+        self._was_fresh = False
         self._said_stale = False
         self._set_back_said = False
         # The wait for heartbeats, on the monotonic clock: since when, and after how long new clients are made.
@@ -308,6 +309,9 @@ class FreshnessWatch:
         """Say when answers become stale, and when they are fresh again; a lag of a moment makes none."""
         if self._board.view is None or not self.reached.is_set():
             return
+        self._was_fresh = self._was_fresh or fresh
+        if not self._was_fresh and self._monotonic() - self._heard_s < BEAT_LIFE_MS / 1000:
+            return  # it has just begun: the first heartbeat comes within seconds
         if self._said_stale and fresh:
             logger.info("answers.fresh", seq=self._board.view.seq.number)
         elif not self._said_stale and not fresh:

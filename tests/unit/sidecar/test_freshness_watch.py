@@ -48,6 +48,22 @@ def test_logs_word_proves_nothing_where_the_root_has_keys_for_heartbeats(pod):
     run(scenario)
 
 
+def test_start_is_not_reported_as_stale_answers_unless_no_heartbeat_comes_for_long(pod):
+    async def scenario():
+        with capture_logs() as lines:
+            async with pod.running() as board:
+                await pod.until(lambda: board.state is VerifierState.STALE)
+                assert [line for line in lines if line["event"] == "answers.stale"] == []
+                pod.elapse(31)
+                await pod.until(lambda: any(line["event"] == "answers.stale" for line in lines))
+                pod.beat()
+                await pod.until(lambda: fresh(pod))
+        said = [line["event"] for line in lines if line["event"].startswith("answers.")]
+        assert said == ["answers.stale", "answers.fresh"]
+
+    run(scenario)
+
+
 def test_state_is_stale_once_the_last_heartbeat_has_run_out_and_the_age_counts_from_its_issue(pod):
     async def scenario():
         pod.beat()
