@@ -221,3 +221,13 @@ def test_an_everyday_key_for_emergencies_is_warned_of(trio: Trio) -> None:
 
 def test_result_is_one_document(trio: Trio) -> None:
     assert set(json.loads(trio.ada.ok(*trio.init(), "--json").out)) >= {"root", "root_sha256", "begun", "could_sign"}
+
+
+def test_a_signed_copy_of_another_run_is_refused(tmp_path: Path) -> None:
+    trio, other = Trio.seated(tmp_path / "one"), Trio.seated(tmp_path / "other")
+    for each in (trio, other):
+        each.ada.ok(*each.init())
+    other.sign_first_root(other.grace)
+    refusal = trio.ada.refused(*trio.init("--signed", other.copy("grace")), code=10)
+    assert refusal["code"] == "root_edited"
+    assert "of another run" in refusal["message"]

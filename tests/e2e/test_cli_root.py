@@ -435,3 +435,48 @@ def test_doctor_looks_at_the_root_in_force_and_not_at_an_old_pin(trio: Trio, in_
     assert "root propose" in checks["root in force"]["todo"]
     in_days(900)
     assert trio.grace.run("doctor").code == 10
+
+
+def test_a_root_that_was_made_on_another_history_is_not_signed(trio: Trio, tmp_path: Path) -> None:
+    """Somebody shows Grace a copy of the ledger in which another change was published."""
+    copy = tmp_path / "copy.db"
+    copy.write_bytes((tmp_path / "ledger.db").read_bytes())
+    journals = trio.ada.home / "state" / "journals"
+    before = {path: path.read_bytes() for path in journals.iterdir()}
+    trio.guarded("a")
+    for path, data in before.items():
+        path.write_bytes(data)
+    there = ("--ledger", f"sqlite:///{copy}", "--root", trio.root_file)
+    file = tmp_path / "next.root"
+    asked = trio.ada.ok("propose", "set", "b", "--definition", tmp_path / "a.json", "--key", "ada", *there, "--yes")
+    trio.grace.ok("approve", asked.out.strip(), *there, "--yes")
+    trio.ada.ok("publish", asked.out.strip(), *there, "--yes")
+    trio.grace.ok("root", "propose", *there, "--out", file, "--yes")
+    for desk, command in ((trio.linus, "sign"), (trio.ada, "publish")):
+        refusal = desk.refused("root", command, file, "--yes", code=10)
+        assert refusal["code"] == "wrong_root"
+        assert "another history" in refusal["message"]
+
+
+def test_a_root_that_is_only_written_down_in_the_ledger_is_not_in_force(trio: Trio, tmp_path: Path) -> None:
+    old = tmp_path / "old.db"
+    old.write_bytes((tmp_path / "ledger.db").read_bytes())
+    digest = trio.rotated()["sha256"]
+    ken = Operator(tmp_path / "ken")
+    ken.ok("root", "pin", f"sha256:{digest}", "--ledger", trio.ledger, "--yes")
+    asyncio.run(_write_down(trio.ledger, f"sqlite:///{old}"))
+    words = ("--ledger", f"sqlite:///{old}")
+    refusal = ken.refused("flag", "list", *words, "--root", ken.home / "roots" / "production.root", code=2)
+    assert refusal["code"] == "root_unknown"
+    assert "want it in force, got a ledger that ends at seq 1 with version 1" in refusal["message"]
+    eve = Operator(tmp_path / "eve")
+    refusal = eve.refused("root", "pin", f"sha256:{digest}", *words, "--yes", code=2)
+    assert refusal["code"] == "root_unknown"
+
+
+async def _write_down(ledger: str, elsewhere: str) -> None:
+    """Copy the newest entry without its signature, as anybody can who writes to the log."""
+    async with open_log(ledger)(Stream.LEDGER) as log:
+        newest = [record.value async for record in read_to_end(log)][-1]
+    async with open_log(elsewhere)(Stream.LEDGER) as log:
+        await log.append(encode_envelope(replace(decode_envelope(newest), signatures=())))
