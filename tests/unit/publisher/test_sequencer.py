@@ -16,7 +16,8 @@ from flaghoist.values import Decision, LogId
 from publisher.inbox import Case
 from publisher.journal import Journal
 from publisher.reader import BrokenChain, LedgerReader
-from publisher.sequencer import Sequencer
+from publisher.release import release_of
+from publisher.sequencer import Fenced, Sequencer
 from tests.conformance.memory_log import MemoryLogs
 from tests.forge import ADA, DAY_MS, GRACE, LINUS, NOW_MS, PUBLISHER, Forge, Key, boolean_flag
 
@@ -269,3 +270,32 @@ def test_claims_are_links_that_change_no_flag(place):
     links = asyncio.run(scenario())
     assert isinstance(links[1].entry.body, EpochClaim)
     assert links[1].entry.epoch == 2
+
+
+def test_publisher_that_may_not_claim_is_told_that_it_was_fenced_and_sends_nothing(place):
+    async def scenario():
+        async with place.sequencer("one") as one, place.sequencer("two") as two:
+            await two.take_over()
+            with pytest.raises(Fenced):
+                await one.append(RootUpdate(place.forge.next_root()), may_claim=False)
+            release = release_of(one.reader.ledger, place.case(), one.reader.links, now_ms=NOW_MS)
+            with pytest.raises(Fenced):
+                await one.append(release, may_claim=False)
+
+    asyncio.run(scenario())
+    assert place.bodies() == ["RootUpdate", "EpochClaim"]
+
+
+def test_standby_that_was_beaten_to_the_claim_does_not_claim_over_it(place):
+    async def scenario():
+        async with place.sequencer("two") as two, place.sequencer("three") as three:
+            for standby in (two, three):
+                await standby.catch_up()
+            silent = two.reader.ledger.head.epoch
+            assert await two.claim(over_epoch=silent)
+            assert not await three.claim(over_epoch=silent)
+            assert two.holds_epoch
+            assert await two.claim(over_epoch=silent), "its own already"
+
+    asyncio.run(scenario())
+    assert place.bodies() == ["RootUpdate", "EpochClaim"]

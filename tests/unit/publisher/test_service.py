@@ -365,23 +365,111 @@ def test_standby_does_not_take_a_lost_log_for_a_silent_publisher(place, told):
                 newest = place.beats()[-1].beat_no
                 await until(lambda: place.beats()[-1].beat_no > newest)
                 assert not second.duty.working
-        return place.names()
+                assert place.names() == ["one"]
 
-    assert run(scenario()) == ["one"]
+    run(scenario())
+
+
+def test_silence_counts_from_the_moment_that_the_log_is_back(place, told):
+    async def scenario():
+        async with place.service("one") as first:
+            await until(lambda: place.beats())
+            async with place.service("two") as second:
+                await until(lambda: any(event["event"] == "publisher.standing_by" for event in told))
+                first.task.cancel()
+                place.logs.lose()
+                await asyncio.sleep(2 * PACE.take_over_s)
+                place.logs.return_()
+                await asyncio.sleep(PACE.take_over_s / 2)
+                assert not second.duty.working
+                await until(lambda: second.duty.working)
+
+    run(scenario())
+
+
+def test_standby_that_has_not_heard_all_heartbeats_does_not_take_over(place, told):
+    """It was stopped for a while, say, and has not read yet what came meanwhile."""
+
+    class Deaf:
+        """Passes on what is there when reading begins, and nothing that comes later."""
+
+        def __init__(self, log):
+            self.append, self.end, self.conditional, self._log = log.append, log.end, log.conditional, log
+
+        async def follow(self, start):
+            async for batch in self._log.follow(start):
+                yield batch
+                await asyncio.Event().wait()
+
+    @asynccontextmanager
+    async def deaf(stream):
+        async with place.logs(stream) as log:
+            yield Deaf(log) if stream is Stream.META else log
+
+    async def scenario():
+        async with place.service("one") as first:
+            await until(lambda: place.beats())
+            async with place.service("two", logs=deaf) as second:
+                await asyncio.sleep(3 * PACE.take_over_s)
+                assert not second.duty.working
+                assert first.duty.working
+
+    run(scenario())
+
+
+def test_fenced_in_the_middle_it_neither_claims_the_epoch_back_nor_beats_in_it(place, told):
+    beaten = []
+
+    async def take_over():
+        async with place.logs(Stream.LEDGER) as log:
+            with Journal.open(place.tmp_path / "two", LogId("test")) as journal:
+                reader = LedgerReader(log, Ledger(place.forge.first_root))
+                two = Sequencer(reader, journal, Key(PUBLISHER), holder="two", clock_ms=lambda: place.now_ms)
+                await two.take_over()
+
+    async def scenario():
+        async with place.service("one") as first:
+            await until(lambda: first.duty.working)
+            append, beat = first.sequencer.append, first.heart.beat
+
+            async def overtaken(body, **options):
+                await take_over()
+                first._beat_at_s = None  # one is due
+                return await append(body, **options)
+
+            def noted(ledger, **options):
+                beaten.append(ledger.head.epoch)
+                return beat(ledger, **options)
+
+            first.sequencer.append, first.heart.beat = overtaken, noted
+            place.propose("a")
+            await until(lambda: any(event["event"] == "publisher.fenced" for event in told))
+            assert place.names() == ["one", "two"]
+
+    run(scenario())
+    assert set(beaten) <= {2}, "epoch 3 is another's"
 
 
 def test_heartbeat_that_was_heard_before_and_one_of_a_single_command_prove_no_life(place):
     old = place.forge.beat(beat_no=1)
 
+    async def replay():
+        number = 1
+        while True:
+            number += 1
+            single = place.forge.beat(holder=once("laptop"), issued_at=NOW_MS + number, expires_at=NOW_MS + 20_000)
+            for record in (old, single):
+                place.logs.put(Stream.META, record, key=BEAT_KEY)
+                await asyncio.sleep(PACE.take_over_s / 10)
+
     async def scenario():
         place.logs.put(Stream.META, old, key=BEAT_KEY)
         async with place.service("one") as service:
-            for number in range(2, 5):
-                place.logs.put(Stream.META, old, key=BEAT_KEY)
-                single = place.forge.beat(holder=once("laptop"), issued_at=NOW_MS + number, expires_at=NOW_MS + 20_000)
-                place.logs.put(Stream.META, single, key=BEAT_KEY)
-                await asyncio.sleep(PACE.take_over_s / 3)
-            await until(lambda: service.duty.working, within_s=PACE.take_over_s * 2)
+            replaying = asyncio.create_task(replay())
+            try:
+                await until(lambda: service.duty.working, within_s=PACE.take_over_s * 3)
+            finally:
+                replaying.cancel()
 
     run(scenario())
 
@@ -426,26 +514,31 @@ def test_while_the_log_is_away_nothing_is_beaten_and_then_it_goes_on(place, told
 
 def test_heartbeat_is_dated_before_the_reading_that_it_states(place):
     """Whoever appends after that moment cannot make it a lie."""
-    began = []
+    reading_ms = 1_000
+    dated = []
 
     async def scenario():
         async with place.service("one") as service:
             await until(lambda: place.beats())
-            real = service.sequencer.catch_up
+            read, beat = service.sequencer.catch_up, service.heart.beat
 
             async def slow():
-                began.append(place.now_ms)
-                await real()
-                place.now_ms += 7_000
+                await read()
+                place.now_ms += reading_ms
 
-            service.sequencer.catch_up = slow
-            newest = place.beats()[-1].beat_no
-            await until(lambda: place.beats()[-1].beat_no > newest)
+            def noted(ledger, *, issued_at, **options):
+                dated.append(place.now_ms - issued_at)
+                return beat(ledger, issued_at=issued_at, **options)
+
+            service.sequencer.catch_up, service.heart.beat = slow, noted
+            place.propose("a")
+            await until(lambda: place.beats()[-1].seq == place.ledger()[0].head.seq and "A" in place.names())
+            await until(lambda: len(dated) > 3)
             return place.beats()[-1]
 
-    beat = run(scenario())
-    assert beat.issued_at in began
-    assert beat.expires_at == beat.issued_at + 30_000
+    newest = run(scenario())
+    assert min(dated) >= reading_ms
+    assert newest.expires_at == newest.issued_at + 30_000
 
 
 def test_quarantine_stops_heartbeats_and_releases_and_a_root_ends_it(place, told):
