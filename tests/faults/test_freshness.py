@@ -8,6 +8,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from flaghoist.values import Role
+from sidecar.keep import kept_in
 from tests.e2e.world import ANSWERS_WITHIN_S, World, client, metric, readiness, until_readiness
 from tests.forge import ADA, BEAT_LABEL, GRACE, PUBLISHER, Forge, Key
 from tests.unit.sidecar.pod import put_safe, with_keys
@@ -33,6 +34,14 @@ def ofrep(sidecar):
         return json.loads(connection.getresponse().read())
     finally:
         connection.close()
+
+
+def until_kept(world, entries):
+    """Wait until so many entries are on the sidecar's disk."""
+    deadline = time.monotonic() + ANSWERS_WITHIN_S
+    while (kept := [len(list(records)) for records in kept_in(world.directory / "state")]) != [entries]:
+        assert time.monotonic() < deadline, kept
+        time.sleep(0.02)
 
 
 def test_withheld_heartbeats_are_noticed_when_the_last_one_runs_out_and_drain_no_pod(world):
@@ -139,6 +148,7 @@ def test_roots_and_heartbeat_keys_are_exchanged_while_a_sidecar_runs(world):
         assert changed["sha256"] == world.forge.root.sha256.hex()
         until_readiness(sidecar, state="FRESH", seq=3)
         assert metric(sidecar, "flaghoist_root_version") == 2
+        until_kept(world, 3)
         assert sidecar.stop() == 0
     # Started anew with the later root, by its digest: what was kept under the first one still counts.
     pin = f"sha256:{world.forge.root.sha256.hex()}"
@@ -186,6 +196,7 @@ def test_quarantine_outlives_a_restart_and_ends_with_the_root_that_takes_the_for
         until_readiness(sidecar, state="FRESH", seq=4)
         assert asking.ask().value is True
         assert sidecar.until("quarantine.ended")["root_version"] == 2
+        until_kept(world, 4)  # what was passed over is read again, after it is served
         assert sidecar.stop() == 0
     with world.sidecar() as sidecar:
         assert sidecar.until("snapshot.loaded", origin="disk")["seq"] == 4
