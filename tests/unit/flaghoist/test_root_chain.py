@@ -202,6 +202,13 @@ def test_publisher_of_a_new_root_that_too_few_people_signed_is_nobody(forge):
     assert isinstance(judged(forge, root, by=SECOND_PUBLISHER), Dropped)
 
 
+def test_next_root_by_strangers_is_not_read(forge):
+    """Else what is wrong inside of it would be said; and whoever writes to a log must not cost its readers time."""
+    crowded = tuple(replace(Key(MALLORY, str(n)).listed, key_id=KeyId("0" * 32)) for n in range(3))
+    root = forge.next_root(Key(MALLORY), keys=crowded)
+    assert judged(forge, root, by=Key(MALLORY)).refusal.code == "bad_signature"
+
+
 def test_new_root_that_no_publisher_signed_is_dropped(forge):
     root = forge.next_root(**with_publisher(forge, SECOND_PUBLISHER))
     assert isinstance(judged(forge, root, by=Key(MALLORY)), Dropped)
