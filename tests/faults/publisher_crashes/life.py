@@ -141,7 +141,7 @@ class WatchedJournal(Journal):
             super().settle()
 
     def take_epoch(self, claim: Claim) -> None:
-        with self.watch.writing(EPOCH):
+        with self.watch.writing(EPOCH, mark=self.last):
             super().take_epoch(claim)
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ async def judge(life: Life, promise: Promise, told: str) -> dict[str, object]:
     return {"problems": problems, "tally": dict(tally), "seq": ledger.head.seq.number, "epoch": ledger.head.epoch}
 
 
-def _lost_or_doubled(promise: Promise, links: list[Link], ledger: Ledger) -> list[str]:
+def _lost_or_doubled(promise: Promise, links: Sequence[Link], ledger: Ledger) -> list[str]:
     applied = Counter(link.authorized.sha256 for link in links if isinstance(link, Applied))
     ratified = Counter(link.authorized.sha256 for link in links if isinstance(link, Ratified))
     problems = [
@@ -90,7 +90,8 @@ def _untrue(ledger: Ledger, what: str, told: Iterable[dict[str, Any]]) -> list[s
 
 def _signed_twice(life: Life) -> list[str]:
     """Places with two signed entries: never on one machine; between machines only who opens an epoch may compete."""
-    problems, everywhere = [], {}
+    problems: list[str] = []
+    everywhere: dict[tuple[int, int], str] = {}
     for path in sorted(Path(life.directory).glob("*.signatures")):
         here: dict[tuple[int, int], str] = {}
         for note in _lines(path):
