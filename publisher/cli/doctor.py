@@ -122,7 +122,7 @@ def _key(work: Workspace, name: str) -> Check:
 
 def _roles(work: Workspace, key_id: KeyId) -> str:
     try:
-        roles = [role.lower() for role in root_plan.roles_of(work.in_force or work.root, key_id)]
+        roles = sorted(role.lower() for role in root_plan.roles_of(work.in_force or work.root, key_id))
     except FlaghoistError:
         roles = []  # the root's own check reports it
     return ", ".join(roles) or "no role in this environment"
