@@ -46,7 +46,7 @@ def _build_java(home: Path, run: Run) -> None:
 
 
 def _run_java(home: Path) -> tuple[str, ...]:
-    options = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+    options = ("-Xmx256m", "-XX:+UseSerialGC")
     return ("java", *options, "-cp", f"{home / 'libs'}/*:{home / 'classes'}", "Reader")
 
 

@@ -27,7 +27,7 @@ from flaghoist.signing import countersign, key_id, pae
 from flaghoist.values import Algorithm, LogId, Role, Seq
 from publisher.audit.account import Account, EntryKind
 from publisher.audit.examination import Examination
-from tests.forge import ADA, GRACE, PUBLISHER, Forge, Key, boolean_flag, sealed_root
+from tests.forge import ADA, DAY_MS, GRACE, LINUS, PUBLISHER, Forge, Key, boolean_flag, sealed_root
 from tests.readers import story
 from tests.scenarios.operators import Operator
 
@@ -321,6 +321,21 @@ def test_reader_refuses_an_empty_topic(language, topic, told_story):
     assert (told.code, told.out) == (10, b"")
 
 
+@in_each_language
+def test_other_root_of_the_version_that_is_trusted_does_not_come_into_force(language, topic):
+    forge = story.begun()
+    story.change(forge, forge.op("checkout", boolean_flag()), title="before")
+    trusted = forge.root.successor(forge.next_root(Key(ADA), Key(GRACE), expires_at=forge.now_ms + 30 * DAY_MS))
+    forge.rotate(Key(ADA), Key(GRACE))
+    stated = forge.signed(forge.entry(RootUpdate(trusted.envelope)), by=Key(LINUS))
+    records = [stated, *forge.records]
+    topic.write(records)
+    told = topic.read(language, trusted)
+    assert_agrees(told, trusted, records)
+    assert told.lines[-1]["refused"] == "wrong_root"
+    assert told.code == 10
+
+
 # --- histories that are not whole ---
 
 
@@ -448,14 +463,22 @@ def s_too_large(approval: Envelope, signature: bytes) -> bytes:
 
 def r_of_small_order(approval: Envelope, signature: bytes) -> bytes:
     """R is the neutral element and S = k·a: verifies by the formula of RFC 8032; libsodium refuses it."""
+    return small_order_signature(approval, bytes([1]) + bytes(31))
+
+
+def small_order_signature(approval: Envelope, r: bytes) -> bytes:
     key = Key(GRACE)
     secret = bytearray(hashlib.sha512(bytes(key.secret)).digest()[:32])
     secret[0] &= 248
     secret[31] = secret[31] & 63 | 64
-    r = bytes([1]) + bytes(31)
     message = pae(approval.payload_type, approval.payload)
     k = int.from_bytes(hashlib.sha512(r + key.public + message).digest(), "little")
     return r + (k * int.from_bytes(secret, "little") % ORDER).to_bytes(32, "little")
+
+
+def r_not_canonical(approval: Envelope, signature: bytes) -> bytes:
+    """The same with p + 1 for R's y, which is 1."""
+    return small_order_signature(approval, bytes([0xEE, *[0xFF] * 30, 0x7F]))
 
 
 def der_of_another_length(approval: Envelope, signature: bytes) -> bytes:
@@ -486,7 +509,8 @@ def nothing(approval: Envelope, signature: bytes) -> bytes:
 
 
 ODD = [
-    (GRACE, s_too_large), (GRACE, r_of_small_order), (GRACE, of_another_message), (GRACE, nothing),
+    (GRACE, s_too_large), (GRACE, r_of_small_order), (GRACE, r_not_canonical),
+    (GRACE, of_another_message), (GRACE, nothing),
     (story.MARY, der_of_another_length), (story.MARY, der_with_trailing_bytes), (story.MARY, of_another_key),
     (story.MARY, nothing), (story.TOVE, of_bare_pae), (story.TOVE, nothing),
 ]  # fmt: skip

@@ -12,7 +12,6 @@ import (
 	"fmt"
 
 	"filippo.io/edwards25519"
-	"filippo.io/edwards25519/field"
 )
 
 // Algorithms belong to the key in the root; a message never chooses one.
@@ -57,7 +56,7 @@ func checkPublic(algorithm string, public []byte) error {
 			return malformed("Ed25519 public key: want %d bytes, got %d", ed25519.PublicKeySize, len(public))
 		}
 		point, err := new(edwards25519.Point).SetBytes(public)
-		if err != nil || !canonical(public) || !inPrimeOrderGroup(point) {
+		if err != nil || !inPrimeOrderGroup(point) {
 			return malformed("Ed25519 public key %x: not a point of the prime-order group", public)
 		}
 		return nil
@@ -69,14 +68,6 @@ func checkPublic(algorithm string, public []byte) error {
 	default:
 		return malformed("algorithm %q", algorithm)
 	}
-}
-
-// canonical says whether an encoded point's y is below the field's prime: an encoder's only answer.
-func canonical(encoded []byte) bool {
-	y := bytes.Clone(encoded)
-	y[31] &= 0x7f
-	element, err := new(field.Element).SetBytes(y)
-	return err == nil && bytes.Equal(element.Bytes(), y)
 }
 
 // inPrimeOrderGroup says whether l·P is the identity, and P is not; l is the order of the base point.
@@ -114,16 +105,12 @@ func verifies(key *RootKey, signature, message []byte) bool {
 	}
 }
 
-// ed25519Verifies is RFC 8032 with what libsodium asks for besides: R is canonical and not of small order.
+// ed25519Verifies is RFC 8032 with what libsodium asks for besides: R is not of small order. Of those points only the
+// neutral element can be an R that fits a key that checkPublic has passed.
 func ed25519Verifies(public, signature, message []byte) bool {
-	if len(signature) != ed25519.SignatureSize || !canonical(signature[:32]) {
-		return false
-	}
-	r, err := new(edwards25519.Point).SetBytes(signature[:32])
-	if err != nil || new(edwards25519.Point).MultByCofactor(r).Equal(edwards25519.NewIdentityPoint()) == 1 {
-		return false
-	}
-	return ed25519.Verify(public, message, signature)
+	neutral := edwards25519.NewIdentityPoint().Bytes()
+	return len(signature) == ed25519.SignatureSize && !bytes.Equal(signature[:32], neutral) &&
+		ed25519.Verify(public, message, signature)
 }
 
 // verifiedKeys returns those of the keys whose signature on the envelope verifies; each once.

@@ -17,13 +17,11 @@ record EdwardsPoint(BigInteger x, BigInteger y) {
 
   /** Returns the point in 32 bytes, or null: not on the curve, or not the encoding that an encoder gives. */
   static EdwardsPoint decoded(byte[] encoded) {
-    byte[] bytes = Arrays.copyOf(encoded, 32);
-    boolean odd = (bytes[31] & 0x80) != 0;
-    bytes[31] &= 0x7f;
-    BigInteger y = littleEndian(bytes);
-    if (y.compareTo(P) >= 0) {
+    if (!isCanonical(encoded)) {
       return null;
     }
+    boolean odd = (encoded[31] & 0x80) != 0;
+    BigInteger y = yOf(encoded);
     BigInteger y2 = y.multiply(y).mod(P);
     BigInteger square = y2.subtract(BigInteger.ONE).multiply(inverse(D.multiply(y2).add(BigInteger.ONE).mod(P))).mod(P);
     BigInteger x = square.modPow(P.add(BigInteger.valueOf(3)).shiftRight(3), P);
@@ -36,8 +34,14 @@ record EdwardsPoint(BigInteger x, BigInteger y) {
     return new EdwardsPoint(x.testBit(0) == odd ? x : P.subtract(x).mod(P), y);
   }
 
-  boolean isSmallOrder() {
-    return times(BigInteger.valueOf(8)).equals(IDENTITY);
+  /** Says whether the y of a point in 32 bytes is below the field's prime, as an encoder gives it. */
+  static boolean isCanonical(byte[] encoded) {
+    return yOf(encoded).compareTo(P) < 0;
+  }
+
+  /** Says whether 32 bytes are the neutral element. */
+  static boolean isNeutral(byte[] encoded) {
+    return yOf(encoded).equals(BigInteger.ONE);
   }
 
   boolean inPrimeOrderGroup() {
@@ -50,6 +54,12 @@ record EdwardsPoint(BigInteger x, BigInteger y) {
       reversed[i] = bytes[bytes.length - 1 - i];
     }
     return new BigInteger(1, reversed);
+  }
+
+  private static BigInteger yOf(byte[] encoded) {
+    byte[] bytes = Arrays.copyOf(encoded, 32);
+    bytes[31] &= 0x7f; // the sign of x
+    return littleEndian(bytes);
   }
 
   private EdwardsPoint times(BigInteger scalar) {

@@ -114,15 +114,19 @@ final class Signatures {
     }
   }
 
-  /** RFC 8032 with what libsodium asks for besides: R is canonical and not of small order, S is below the order. */
+  /**
+   * RFC 8032 with what libsodium asks for besides: R is canonical and not of small order, S is below the order.
+   *
+   * <p>Of the points of small order only the neutral element can be an R that fits a key that checkPublic has passed.
+   */
   private static boolean ed25519Verifies(byte[] publicKey, byte[] signature, byte[] message)
       throws GeneralSecurityException {
     if (signature.length != 64) {
       return false;
     }
-    EdwardsPoint r = EdwardsPoint.decoded(Arrays.copyOf(signature, 32));
+    byte[] encodedR = Arrays.copyOf(signature, 32);
     BigInteger s = EdwardsPoint.littleEndian(Arrays.copyOfRange(signature, 32, 64));
-    if (r == null || r.isSmallOrder() || s.compareTo(EdwardsPoint.ORDER) >= 0) {
+    if (!EdwardsPoint.isCanonical(encodedR) || EdwardsPoint.isNeutral(encodedR) || s.compareTo(EdwardsPoint.ORDER) >= 0) {
       return false;
     }
     return verified("Ed25519", spki("Ed25519", SPKI_ED25519, publicKey), signature, message);
