@@ -141,7 +141,9 @@ class Sequencer:
                 raise Fenced(f"epoch {self._ledger.head.epoch} is another publisher's")
             if not isinstance(body, EpochClaim | RootUpdate) and not await self._hold_epoch():
                 continue
-            if self._unsent_claim() and not await self._hold_epoch():
+            if unsent := self._unsent_opening(body):
+                # Only these very bytes may be signed for that place; they may be just what is asked for.
+                await self._send(unsent)
                 continue
             if link := await self._commit(next_entry(self._ledger, body, now_ms=self._clock_ms())):
                 return link
@@ -201,8 +203,19 @@ class Sequencer:
                 hint="publish with the publisher's present key",
             )
 
+    def _unsent_opening(self, body: Body) -> Mark | None:
+        """Return the entry that was journaled for the next place and opens an epoch there, if it was never sent.
+
+        The very first entry opens one too; it is returned if it says the same as `body`.
+        """
+        head, last = self._ledger.head, self._journal.last
+        if last is None or head.seq > Seq(0):
+            return self._unsent_claim()
+        first = (last.epoch, last.seq) == (head.epoch, 1) and ENTRY.decode(last.payload).body == body
+        return last if first else None
+
     def _unsent_claim(self) -> Mark | None:
-        """Return the claim of the next epoch that was journaled for the next place, if its fate is not the chain's."""
+        """Return what was journaled for the next place and opens the next epoch, if its fate is not the chain's."""
         head, last = self._ledger.head, self._journal.last
         if last is None or (last.epoch, last.seq) != (head.epoch + 1, head.seq.number + 1):
             return None

@@ -56,8 +56,8 @@ def assert_nothing_lost_doubled_or_signed_twice(found: list[dict[str, Any]], see
     assert missing(at) == []
     assert [kind for kind in KINDS if not kinds[kind]] == []
     assert kill_count(found) >= KILLS
-    assert sum(each["kills"]["paused"] for each in found) > 0
-    assert sum(each["kills"]["fresh"] for each in found) > 0
+    assert several(found)["paused"] > 0
+    assert several(found)["fresh"] > 0
 
 
 def total(found: list[dict[str, Any]], what: str) -> Counter[str]:
@@ -68,7 +68,15 @@ def total(found: list[dict[str, Any]], what: str) -> Counter[str]:
 
 
 def kill_count(found: list[dict[str, Any]]) -> int:
-    return total(found, "at").total() + total(found, "middle").total() + sum(e["kills"]["elsewhere"] for e in found)
+    return total(found, "at").total() + total(found, "middle").total() + several(found)["elsewhere"]
+
+
+def several(found: list[dict[str, Any]]) -> Counter[str]:
+    """Return what is counted of all ledgers and has no step."""
+    counted: Counter[str] = Counter()
+    for each in found:
+        counted.update({name: each["kills"][name] for name in ("elsewhere", "paused", "fresh", "by_themselves")})
+    return counted
 
 
 def told(found: list[dict[str, Any]]) -> str:
@@ -78,8 +86,7 @@ def told(found: list[dict[str, Any]]) -> str:
         tally.update(each.get("tally", {}))
     lines = [f"{'step':<18}{'at it':>7}{'after it':>10}"]
     lines += [f"{step:<18}{at[step]:>7}{middle[step]:>10}" for step in STEPS]
-    several = {name: sum(e["kills"][name] for e in found) for name in ("elsewhere", "paused", "fresh", "by_themselves")}
-    lines.append(f"{kill_count(found)} kills in {sum(each['lives'] for each in found)} lives: {several}")
+    lines.append(f"{kill_count(found)} kills in {sum(each['lives'] for each in found)} lives: {dict(several(found))}")
     lines.append(f"by kind of entry: {dict(total(found, 'kinds'))}; records: {dict(tally)}")
     lines.append(f"seconds a ledger: {sorted(each['all_s'] for each in found)}")
     lines += [f"seed {each['seed']}: {missed}" for each in found for missed in each["missed"]]

@@ -19,7 +19,7 @@ def _do_not_sync_the_journal() -> None:
         new.write_bytes(data)
         new.replace(path)
 
-    journal.replace_file = replace_file  # type: ignore[attr-defined]
+    journal.replace_file = replace_file  # type: ignore[attr-defined, assignment]
 
 
 def _sync_the_journal_after_it_is_renamed() -> None:
@@ -32,7 +32,7 @@ def _sync_the_journal_after_it_is_renamed() -> None:
         os.fsync(descriptor)
         os.close(descriptor)
 
-    journal.replace_file = replace_file  # type: ignore[attr-defined]
+    journal.replace_file = replace_file  # type: ignore[attr-defined, assignment]
 
 
 def _forget_what_was_signed() -> None:

@@ -204,6 +204,35 @@ def test_claim_that_was_not_sent_is_sent_again_as_the_very_same_bytes(place):
     assert place.bodies() == ["RootUpdate", "EpochClaim", "Release"]
 
 
+def test_first_entry_that_was_not_sent_is_sent_again_as_the_very_same_bytes(tmp_path):
+    place = Place(tmp_path)
+    place.fail_append = (Unavailable("connection refused"), False)
+    with pytest.raises(Unavailable):
+        asyncio.run(place.init())
+    place.now_ms += 1000
+    assert asyncio.run(place.init()).entry.published_at == NOW_MS
+    assert place.bodies() == ["RootUpdate"]
+
+
+def test_root_that_was_not_sent_is_published_by_running_the_same_command_again(place):
+    async def rotate(root):
+        async with place.sequencer() as sequencer:
+            return await sequencer.append(RootUpdate(root))
+
+    async def head():
+        async with place.sequencer() as sequencer:
+            await sequencer.catch_up()
+            return sequencer.reader.ledger.head
+
+    at = asyncio.run(head())
+    root = place.forge.next_root(anchor_seq=at.seq, anchor_hash=at.entry_hash)
+    place.fail_append = (Unavailable("connection refused"), False)
+    with pytest.raises(Unavailable):
+        asyncio.run(rotate(root))
+    place.now_ms += 1000
+    assert asyncio.run(rotate(root)).root.version == 2
+
+
 def test_second_machine_claims_an_epoch_and_the_first_claims_it_back(place):
     for key, machine in (("a", "one"), ("b", "two"), ("c", "two"), ("d", "one")):
         asyncio.run(place.publish(place.case(key), machine))
