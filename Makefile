@@ -9,10 +9,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint format proto kafka bench lock clean
+.PHONY: help setup demo test adversary lint format proto kafka bench lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Make the virtual environment from the hash-pinned lock
 
@@ -29,6 +29,9 @@ demo: $(READY) ## Tell the whole story on this machine: keys, approval, a flip s
 
 test: $(READY) ## Run every test; those that need Java (a real Kafka) skip at a desk without it
 	@$(BIN)/python -m pytest $(ARGS)
+
+adversary: $(READY) ## Tell one run of the adversary (SEED=1234), or play new ones for a minute
+	@$(BIN)/python -m tests.adversary $(SEED)
 
 lint: $(READY) ## ruff and mypy --strict
 	@$(BIN)/ruff check .

@@ -72,14 +72,14 @@ def remembered() -> Iterator[None]:
     fold, at_seq, empty = snapshot.Snapshot.fold, snapshot.Snapshot.at_seq, snapshot.Snapshot.__dict__["empty"]
     # Ops are compared by identity: those of one proposal are one tuple, since decoding is remembered too.
     folded = _remembering(lambda before, seq, ops: (fold(before, seq, ops.ops), ops))
-    snapshot.Snapshot.fold = lambda before, seq, ops: folded(before, seq, _Same(ops))[0]  # type: ignore[method-assign]
-    snapshot.Snapshot.at_seq = _remembering(at_seq)  # type: ignore[method-assign]
-    snapshot.Snapshot.empty = staticmethod(_remembering(lambda f: empty.__func__(snapshot.Snapshot, f)))  # type: ignore[assignment]
+    snapshot.Snapshot.fold = lambda before, seq, ops: folded(before, seq, _Same(ops))[0]
+    snapshot.Snapshot.at_seq = _remembering(at_seq)
+    snapshot.Snapshot.empty = staticmethod(_remembering(lambda f: empty.__func__(snapshot.Snapshot, f)))
     try:
         yield
     finally:
         root.Root._read = read
-        snapshot.Snapshot.fold, snapshot.Snapshot.at_seq = fold, at_seq  # type: ignore[method-assign]
+        snapshot.Snapshot.fold, snapshot.Snapshot.at_seq = fold, at_seq
         snapshot.Snapshot.empty = empty
         for place, name, was in before:
             if was is None:

@@ -5,6 +5,7 @@ adversary does with it. A run raises model.ViolationError when an invariant does
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -39,6 +40,7 @@ class Sidecar:
     name: str
     story: Story
     clock_ms: int
+    tally: Counter[str]
     pinned: bool = False
     ledger: Ledger = field(init=False)
     beats: Heartbeats = field(init=False)
@@ -65,6 +67,7 @@ class Sidecar:
         head, snapshot, root = self.ledger.head, self.ledger.snapshot, self.ledger.root
         quarantined, stopped = self.ledger.quarantined_by, self.ledger.stopped_by
         outcome = self.ledger.receive(data)
+        self.tally[type(outcome).__name__] += 1
         if isinstance(outcome, Link):
             self.disk.append(data)
             feed(self.shadow, outcome)
@@ -72,6 +75,8 @@ class Sidecar:
             proof = self.beats.note_progress(now_ms=now_ms + self.clock_ms)
             if proof is not None:
                 self.ledger.quarantine(proof)
+            if quarantined is not None and self.ledger.quarantined_by is None:
+                self.tally["quarantine cured"] += 1
         elif (self.ledger.head, self.ledger.snapshot, self.ledger.root) != (head, snapshot, root):
             raise ViolationError(1, f"{self.name}: a record that is no link changed the state: {outcome}")
         elif isinstance(outcome, Dropped | Repeated | Gap) and (
@@ -84,6 +89,7 @@ class Sidecar:
     def hear(self, data: bytes, now_ms: int) -> Any:
         """Take one heartbeat."""
         outcome = self.beats.receive(data, now_ms=now_ms + self.clock_ms)
+        self.tally[f"heartbeat {type(outcome).__name__}"] += 1
         if isinstance(outcome, Forked):
             self.ledger.quarantine(outcome)
         return outcome
@@ -152,9 +158,14 @@ class Run:
         self.say = say
         self.events = 0
         self.now_ms = story.begins_ms
+        self.tally: Counter[str] = Counter()
         self.sidecars = [
             Sidecar(
-                f"sidecar {n}", story, self.rng.choice(CLOCKS_MS), pinned=bool(story.pinned) and self.rng.random() < 0.2
+                f"sidecar {n}",
+                story,
+                self.rng.choice(CLOCKS_MS),
+                self.tally,
+                pinned=bool(story.pinned) and self.rng.random() < 0.2,
             )
             for n in range(1, self.rng.randint(SIDECARS_MIN, SIDECARS_MAX) + 1)
         ]
@@ -260,6 +271,7 @@ class Run:
 
     def _restart(self, sidecar: Sidecar) -> None:
         sidecar.check_replay()
+        self.tally["restarted"] += 1
         kept = sidecar.disk[
             : self.rng.choice((len(sidecar.disk), len(sidecar.disk), self.rng.randint(0, len(sidecar.disk))))
         ]
@@ -306,6 +318,7 @@ class Run:
         for sidecar in self.sidecars:
             if not sidecar.fresh(self.now_ms):
                 continue
+            self.tally["fresh after an event"] += 1
             if self._beats_may_be_forged(sidecar):
                 continue
             due = [h for at, h in self.story.chain if at < self.now_ms - BEAT_LIFE_MS - TOLERANCE_MS]
@@ -378,6 +391,7 @@ class Run:
                     raise ViolationError(2, f"{sidecar.name} is on another history, was told, and serves on")
                 if story.stolen_publisher is None and story.stolen_beats is None and not story.raced:
                     raise ViolationError(5, f"{sidecar.name} does not reach the honest head: {told_of(sidecar)}")
+                self.tally["started anew at the end"] += 1
                 # It took another side, a thief's or that of a publisher which lost its place, and has noticed: the
                 # operator has it start anew.
                 sidecar.start([record.data for record in story.log])
@@ -419,20 +433,35 @@ def _chained(story: Story, head: Any, root_version: int, artefact: Artefact, now
     return data
 
 
+def clear_forged() -> None:
+    """Forget the forged entries of a story that is over."""
+    _FORGED.clear()
+
+
 class Player:
-    """Plays seeds; keeps the story that they share."""
+    """Plays seeds; keeps the story that they share, and counts what happened."""
 
     def __init__(self) -> None:
+        self.tally: Counter[str] = Counter()
         self._story: Story | None = None
 
     def story_of(self, seed: int) -> Story:
         number = seed // RUNS_A_STORY
         if self._story is None or self._story.number != number:
-            _FORGED.clear()
+            clear_forged()
             memory.forget()
             model.forget()
             self._story = stories.make(number)
         return self._story
 
-    def play(self, seed: int, say: Say | None = None) -> int:
-        return Run(seed, self.story_of(seed), say).play()
+    def play(self, seed: int, say: Say | None = None) -> None:
+        """Play one run.
+
+        Raises:
+            model.ViolationError: an invariant does not hold.
+        """
+        run = Run(seed, self.story_of(seed), say)
+        run.play()
+        self.tally += run.tally
+        self.tally["runs"] += 1
+        self.tally["events"] += run.events
