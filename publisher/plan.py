@@ -1,7 +1,7 @@
 """What a proposal would change, worked out before anybody signs: pure, and checked by the fold that readers use."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import unified_diff
 from typing import Final
@@ -21,6 +21,9 @@ PROPOSAL_BYTES_MAX: Final = ENVELOPE_BYTES_MAX - _APPROVALS_BYTES
 # Title, reason, people and times of a proposal, and the names and numbers of one op, each at its longest.
 _PROPOSAL_OVERHEAD_BYTES: Final = 24 * 1024
 _OP_OVERHEAD_BYTES: Final = 512
+
+
+NOTHING_GOVERNED: Final[Mapping[str, object]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,24 @@ def changed_flag(
     return encode_flag(flag, fields.get("governance"))
 
 
+def with_governance(document: bytes, fields: Mapping[str, object]) -> bytes:
+    """Return a flag's definition with some governance fields set; None takes one away.
+
+    Raises:
+        BadDefinition: the result cannot be served.
+    """
+    if not fields:
+        return document
+    top = json.loads(document)
+    governance = {name: value for name, value in {**top.get("governance", {}), **fields}.items() if value is not None}
+    return encode_flag(top["flag"], governance)
+
+
+def _governance_of(document: bytes | None) -> Mapping[str, object]:
+    governance: Mapping[str, object] = {} if document is None else json.loads(document).get("governance", {})
+    return governance
+
+
 def flag_document(value: Json, current: bytes | None) -> bytes:
     """Return the definition in a file's value: a bare flagd flag definition, or one with its governance beside it.
 
@@ -161,18 +182,37 @@ def check(snapshot: Snapshot, batches: Iterable[Sequence[Step]]) -> Snapshot:
     return snapshot
 
 
-def plan_import(file: FlagFile, documents: Documents, snapshot: Snapshot, *, where: str, prune: bool) -> ImportPlan:
+def plan_import(
+    file: FlagFile,
+    documents: Documents,
+    snapshot: Snapshot,
+    *,
+    where: str,
+    prune: bool,
+    governance: Mapping[str, object] = NOTHING_GOVERNED,
+) -> ImportPlan:
     """Return the steps that make the ledger's definitions of this source those of the file.
+
+    A flagd file says nothing of owners and safe variants: a flag that has them in the ledger keeps them.
 
     Args:
         prune: also delete what the file does not have.
+        governance: fields for every flag of the file, as with_governance takes them.
 
     Raises:
+        BadDefinition: a field of `governance` that cannot be.
         BadFile: rules that cannot be compiled: every one of them, with its path.
         TooLarge: one definition too long for a proposal.
     """
     wanted = {StateId(Target.EVALUATOR, file.source, key): document for key, document in _in_order(file)}
-    wanted |= {StateId(Target.FLAG, file.source, key): document for key, document in file.flags.items()}
+    for key, document in file.flags.items():
+        state_id = StateId(Target.FLAG, file.source, key)
+        fields = {**_governance_of(documents.current(state_id)), **governance}
+        try:
+            wanted[state_id] = with_governance(document, fields)
+        except BadDefinition as error:
+            hint = error.hint or "give what the file lacks with the option of that name, --safe-variant V say"
+            raise BadDefinition(f"{where}: flags.{key}", str(error), hint=hint) from error
     absent = tuple(state_id for state_id in documents.of_source(file.source) if state_id not in wanted)
     puts = [step for state_id, document in wanted.items() if (step := put(documents, state_id, document))]
     deletes: list[Step] = []

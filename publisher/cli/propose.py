@@ -20,13 +20,24 @@ from flaghoist.values import FlagKey, ProposalKind, Role, Seq, Source, StateId
 from publisher import flagfile
 from publisher.cli.appending import service_at_work
 from publisher.cli.desk import Exit, json_value
+from publisher.cli.governance import Governed, governed
 from publisher.cli.reading import Reading, read, send
 from publisher.cli.times import Span, moment
 from publisher.cli.workspace import Command, Workspace, operation
 from publisher.files import read_limited, replace_file
 from publisher.flagfile import FILE_BYTES_MAX, Json, Syntax
 from publisher.inbox import Inbox, new_proposal_id
-from publisher.plan import Step, changed_flag, check, delete, flag_document, plan_import, pretty_lines, put
+from publisher.plan import (
+    Step,
+    changed_flag,
+    check,
+    delete,
+    flag_document,
+    plan_import,
+    pretty_lines,
+    put,
+    with_governance,
+)
 from publisher.standing import Status, standing_of
 
 EXPIRES_DEFAULT: Final = "7d"
@@ -87,17 +98,22 @@ def _worded(command: Command) -> Command:
 @click.argument("file")
 @click.option("--source", "source_name", metavar="NAME", help="File the flags under this name; default: FILE's own.")
 @click.option("--prune", is_flag=True, help="Also delete what this source has in the ledger and FILE has not.")
+@governed
 @operation(ledger=True, key=True, change=True)
 @_worded
-def import_file(work: Workspace, wording: Wording, file: str, source_name: str | None, prune: bool) -> Exit:
+def import_file(
+    work: Workspace, wording: Wording, file: str, source_name: str | None, prune: bool, governance: Governed
+) -> Exit:
     """Propose what a flagd FILE says: JSON, or YAML 1.2; `-` is JSON on stdin.
 
-    Everything in the file is checked first, and only what differs from the ledger is proposed.
+    Everything in the file is checked first, and only what differs from the ledger is proposed. Flags keep the owner,
+    team, safe variant and so on that they have in the ledger; the options for these count for every flag of the file.
 
     \b
     Examples:
       flaghoist import flags.json
       flaghoist import flags.yaml --source checkout --dry-run
+      flaghoist import flags.yaml --team checkout --owner ada@example.org
       render-flags | flaghoist import - --source generated --yes
     """
     data = _file_or_stdin(file, FILE_BYTES_MAX, "flag file")
@@ -108,7 +124,7 @@ def import_file(work: Workspace, wording: Wording, file: str, source_name: str |
         work.desk.say(f"reading {len(data) / 1e6:.1f} MB of YAML takes a while; JSON would be quicker")
     parsed = flagfile.parse_flag_file(data, source, where=where, syntax=syntax)
     reading = read(work)
-    plan = plan_import(parsed, reading.documents, reading.snapshot, where=where, prune=prune)
+    plan = plan_import(parsed, reading.documents, reading.snapshot, where=where, prune=prune, governance=governance)
     verbs = [step.verb for step in plan.steps]
     counts = {"add": verbs.count("add"), "change": verbs.count("change"), "delete": verbs.count("delete")}
     counts["unchanged"] = plan.unchanged
@@ -142,6 +158,7 @@ def propose() -> None:
 @click.option("--state", type=click.Choice(["enabled", "disabled"]), help="Whether it is served.")
 @click.option("--targeting", metavar="FILE|-", help="The new rule as JSON; {} removes it.")
 @click.option("--definition", metavar="FILE|-", help="The whole flag, as in a flagd file; makes a new flag too.")
+@governed
 @operation(ledger=True, key=True, change=True)
 @_worded
 def set_flag(
@@ -152,24 +169,28 @@ def set_flag(
     state: str | None,
     targeting: str | None,
     definition: str | None,
+    governance: Governed,
 ) -> Exit:
-    """Propose new values for the flag KEY.
+    """Propose new values for the flag KEY. An empty text takes an owner, team and so on away.
 
     \b
     Examples:
       flaghoist propose set newCheckout --variant on --reason "campaign starts"
       flaghoist propose set newCheckout --targeting rule.json
+      flaghoist propose set newCheckout --owner ada@example.org --safe-variant off
       flaghoist propose set newFlag --definition newFlag.json --ticket SHOP-7
     """
     parts = {"variant": variant, "state": state, "targeting": targeting}
     given = [name for name, value in parts.items() if value is not None]
-    if (definition is not None) == bool(given):
-        raise click.UsageError("want --definition, or at least one of --variant, --state and --targeting")
+    if (definition is not None and given) or not (definition or given or governance):
+        raise click.UsageError(
+            "want --definition, or one of --variant, --state and --targeting, or what governs it (--owner, …) at least"
+        )
     reading = read(work)
     if definition is not None:
         state_id = reading.flag_named(key)
         document = flag_document(_json_file(definition), reading.documents.current(state_id))
-        title = f"set {state_id}"
+        told = []
     else:
         state_id = reading.find_flag(key)
         current = reading.documents.current(state_id)
@@ -183,8 +204,14 @@ def set_flag(
             retarget=targeting is not None,
         )
         told = [f"{name} {value}" if name != "targeting" else name for name, value in parts.items() if value]
-        title = f"set {state_id}: {', '.join(told)}"
+    document = with_governance(document, governance)
+    told += [f"{name} {_told(value)}" for name, value in governance.items()]
+    title = f"set {state_id}{': ' if told else ''}{', '.join(told)}"[:TITLE_CHARS_MAX]
     return _submit_one(work, reading, state_id, put(reading.documents, state_id, document), wording, title)
+
+
+def _told(value: object) -> str:
+    return "none" if value is None else ", ".join(value) if isinstance(value, list) else str(value)
 
 
 @propose.command()

@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ def demo(desk: Desk, keep: Path | None, as_json: bool) -> Exit:
     """Show the whole story in half a minute, on a ledger of its own.
 
     Two people, a flag file, a flip that is refused without approval, approved, published and seen by live gRPC clients,
-    forged records that change nothing, and an audit. Exits with 0 only if each step really held.
+    forged records that change nothing, a kill with one emergency key that others ratify, and an audit. Exits with 0
+    only if each step really held.
     """
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
@@ -74,24 +75,26 @@ async def _play(stage: Stage) -> dict[str, Any]:
         stage.fact(f"{', '.join(c.service for c in watching)} see {FLAG} = off, by gRPC")
         flip_ms = await _flip(stage, watching)
         await _attack(stage, sidecar, watching)
-        revert_ms = await _revert(stage, watching)
+        kill_ms = await _kill(stage, watching)
     audit = await _audit(stage)
-    return {"flip_ms": flip_ms, "revert_ms": revert_ms, "audit": audit}
+    return {"flip_ms": flip_ms, "kill_ms": kill_ms, "audit": audit}
 
 
 async def _set_up(stage: Stage) -> None:
     stage.step("Two people make keys, and a ledger is made whose changes need the other's approval.")
     for name in ("ada", "grace"):
         await stage.run("key", "new", name, "--person", f"{name}@example.org")
+    await stage.run("key", "new", "grace-emergency", "--person", "grace@example.org")
     members = [a for name in ("ada", "grace") for a in ("--member", str(stage.home / "keys" / f"{name}.pub"))]
     # Two people on one machine, for half a minute: a team takes three, and a publisher that beats.
     alone = ("--root-threshold", "1", "--no-heartbeats")
-    await stage.run("init", "--log-id", "demo", "--ledger", stage.ledger, *members, *alone, "--yes")
+    emergency = ("--emergency", str(stage.home / "keys" / "grace-emergency.pub"))
+    await stage.run("init", "--log-id", "demo", "--ledger", stage.ledger, *members, *emergency, *alone, "--yes")
 
     stage.step("Ada imports a flagd file; Grace approves exactly these bytes; it is published.")
     file = stage.directory / "shop.flagd.json"
     file.write_bytes(resources.files("publisher.demo").joinpath("shop.flagd.json").read_bytes())
-    await stage.run("import", str(file), "--key", "ada", "--yes")
+    await stage.run("import", str(file), "--team", "shop", "--key", "ada", "--yes")
     proposal = await _pending(stage)
     await stage.run("approve", proposal, "--key", "grace", "--yes")
     await stage.run("publish", proposal, "--yes")
@@ -101,7 +104,8 @@ async def _set_up(stage: Stage) -> None:
 
 async def _flip(stage: Stage, watching: Sequence[Client]) -> float:
     stage.step("Ada proposes to switch it on. Alone she cannot: without Grace it is refused, and her own approval too.")
-    await stage.run("propose", "set", FLAG, "--variant", "on", "--reason", "launch day", "--key", "ada", "--yes")
+    switched_on = ("--variant", "on", "--safe-variant", "off", "--reason", "launch day")
+    await stage.run("propose", "set", FLAG, *switched_on, "--key", "ada", "--yes")
     proposal = await _pending(stage)
     await stage.run("publish", proposal, "--yes", refused="not_approved")
     await stage.run("approve", proposal, "--key", "ada", "--yes", refused="same_person")
@@ -137,16 +141,27 @@ async def _attack(stage: Stage, sidecar: Sidecar, watching: Sequence[Client]) ->
     stage.claim(verified["seq"] == before, f"the audit counts what they are worth: {verified['records']}")
 
 
-async def _revert(stage: Stage, watching: Sequence[Client]) -> float:
-    stage.step("The ledger goes on behind the junk: Grace takes it back, Ada approves.")
-    await stage.run("propose", "set", FLAG, "--variant", "off", "--reason", "errors rise", "--key", "grace", "--yes")
-    proposal = await _pending(stage)
-    await stage.run("approve", proposal, "--key", "ada", "--yes")
-    return await _publish_and_time(stage, proposal, watching, value=False)
+async def _kill(stage: Stage, watching: Sequence[Client]) -> float:
+    stage.step("Errors rise. Grace has an emergency key: alone, and at once, she may turn it to its safe variant.")
+    killed = await stage.run("kill", FLAG, "--reason", "errors rise", "--key", "grace-emergency", "--yes")
+    kill_ms = await _seen(stage, killed["emergencies"][0], watching, value=False)
+
+    stage.step("It stays so whatever happens; Ada stands behind it afterwards.")
+    emergency = str(killed["emergencies"][0]["id"])
+    await stage.run("approve", emergency, "--key", "grace", "--yes", refused="same_person")
+    await stage.run("approve", emergency, "--key", "ada", "--yes")
+    ratified = await stage.run("publish", emergency, "--yes")
+    stage.claim(ratified["approvers"] == ["ada@example.org"], f"seq {ratified['seq']}: ratified by ada@example.org")
+    return kill_ms
 
 
 async def _publish_and_time(stage: Stage, proposal: str, watching: Sequence[Client], *, value: bool) -> float:
     published = await stage.run("publish", proposal, "--yes")
+    return await _seen(stage, published, watching, value=value)
+
+
+async def _seen(stage: Stage, published: Any, watching: Sequence[Client], *, value: bool) -> float:
+    """Wait until every client sees what an entry says, and return how long after it was made the last one did."""
     for client in watching:
         await client.until(value)
     last = max(watching, key=lambda client: client.seen_at_s)
@@ -163,17 +178,31 @@ async def _audit(stage: Stage) -> Any:
     stage.step("The audit: who asked, who approved, what changed, verified from the first entry.")
     log = await stage.run("audit", "log", "--reverse")
     for entry in log:
-        approvers = ", ".join(entry["approvers"])
-        people = f"{entry['requester']} asked, {approvers} approved: {entry['title']}" if approvers else "the root"
-        stage.desk.print(f"    seq {entry['seq']}  {people}")
-    changes = [entry for entry in log if entry.get("requester")]
+        stage.desk.print(f"    seq {entry['seq']}  {_people(entry)}: {entry['title']}")
+    changes = [entry for entry in log if entry["kind"] == "change"]
     stage.claim(
         all(entry["approvers"] and entry["requester"] not in entry["approvers"] for entry in changes),
         f"{len(changes)} changes, each approved by somebody other than who asked",
     )
+    killed = [entry["seq"] for entry in log if entry["kind"] == "emergency"]
+    ratified = [entry["ratifies"] for entry in log if entry["kind"] == "ratification"]
+    stage.claim(killed == ratified, f"{len(killed)} emergency, and people stand behind it")
     verified = await stage.run("audit", "verify")
     stage.claim(verified["seq"] == len(log), f"{verified['seq']} entries verified, head {verified['entry_hash'][:16]}…")
     return verified
+
+
+def _people(entry: Mapping[str, Any]) -> str:
+    approvers = ", ".join(entry["approvers"])
+    match entry["kind"]:
+        case "root":
+            return f"signed by {', '.join(entry['root_signers'])}"
+        case "emergency":
+            return f"{entry['requester']} alone, in an emergency"
+        case "ratification":
+            return f"{approvers} approved"
+        case _:
+            return f"{entry['requester']} asked, {approvers} approved"
 
 
 async def _pending(stage: Stage) -> str:

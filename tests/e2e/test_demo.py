@@ -23,7 +23,14 @@ def run_demo(*arguments, **environ):
 def test_demo_tells_its_story_and_every_step_holds():
     ended = run_demo()
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    for line in ("not_approved", "same_person", "three dropped", "all three see new-checkout = off", "Every step held"):
+    for line in (
+        "not_approved",
+        "same_person",
+        "three dropped",
+        "all three see new-checkout = off",
+        "ratified",
+        "Every step held",
+    ):
         assert line in ended.stdout
 
 
@@ -31,7 +38,8 @@ def test_demo_prints_one_json_document_and_leaves_what_it_was_told_to_keep(tmp_p
     ended = run_demo("--json", "--keep", str(tmp_path / "stage"))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     figures = json.loads(ended.stdout)
-    assert figures["audit"]["seq"] == 4
+    assert figures["audit"]["seq"] == 5
+    assert 0 < figures["kill_ms"] < 10_000
     assert 0 < figures["flip_ms"] < 10_000
     assert (tmp_path / "stage" / "ledger.db").exists()
     assert (tmp_path / "stage" / "passphrase").stat().st_mode & 0o077 == 0
