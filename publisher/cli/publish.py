@@ -80,6 +80,7 @@ def publish(work: Workspace, proposal: str, approvals: tuple[Path, ...], wait_s:
         return _tell(work, case, done, already=True)
     body = _body(reading, case, work.now_ms())
     rule = body.policy if isinstance(body, Release) else "ratification"
+    reading.root.check_unexpired(work.now_ms())  # before a key is asked for: nobody's would do
     holder = appending.service_at_work(work, reading)
     chosen = None if holder else work.choose(Role.PUBLISHER)
     show_case(work.desk, case, reading)

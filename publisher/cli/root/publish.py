@@ -20,6 +20,7 @@ from publisher.cli.reading import Reading, read, send
 from publisher.cli.root.plan import chain_of, check_anchor, envelope_in, plan_fields, show_plan, waiting_in
 from publisher.cli.times import moment
 from publisher.cli.workspace import Workspace, operation
+from publisher.journal import Journal
 from publisher.root_signatures import RootEdited, SignedRoot, check_unedited, find, signed_root
 from publisher.signers.keyring import KeyAtHand
 
@@ -49,7 +50,12 @@ def publish_root(work: Workspace, names: tuple[str, ...], wait_s: int) -> Exit:
         work.desk.result({"dry_run": True, **fields}, f"would publish {case.id} as version {case.root.version}")
         return Exit.OK
     holder = appending.service_at_work(work, reading)
-    chosen = None if holder else _publisher_key(work, case)
+    try:
+        chosen = _newly_listed_key(work, case) if holder else _publisher_key(work, case)
+    except (WrongRole, Misconfigured):
+        if not _nobody_beats(work, reading):
+            raise
+        holder, chosen = "if one is at work, which cannot be heard now", None
     if not work.desk.confirm(f"Publish version {case.root.version} of the root of {case.root.log_id}?"):
         return Exit.USAGE
     if chosen is None:
@@ -112,6 +118,27 @@ def _publisher_key(work: Workspace, case: SignedRoot) -> KeyAtHand:
             f"{error}; and no publisher's service is heard",
             hint="run this where the publisher's key is; or start `flaghoist publisher` there, which does it by itself",
         ) from error
+
+
+def _nobody_beats(work: Workspace, reading: Reading) -> bool:
+    """Whether a service that is at work sends no heartbeats all the same: in quarantine, and under an expired root."""
+    return reading.reader.ledger.quarantined_by is not None or work.now_ms() > reading.root.record.expires_at
+
+
+def _newly_listed_key(work: Workspace, case: SignedRoot) -> KeyAtHand | None:
+    """Return the publisher's key here that only the new root lists, unless the service at work is on this machine.
+
+    Whoever brings it replaces a publisher that is lost, or whose keys are stolen: its heartbeats may be a thief's, and
+    in a quarantine nobody says farewell.
+    """
+    if Journal.service_at(work.home.journals, case.root.log_id):
+        return None
+    try:
+        chosen = work.choose(Role.PUBLISHER, case.root)
+    except (WrongRole, Misconfigured):
+        return None
+    listed = case.judges[0].grant(Role.PUBLISHER).key_ids
+    return None if chosen.key_id is None or chosen.key_id in listed else chosen
 
 
 def _append(work: Workspace, reading: Reading, case: SignedRoot, chosen: KeyAtHand) -> RootChanged:
