@@ -115,6 +115,8 @@ class Stage:
     def __init__(self, production: Production, directory: Path) -> None:
         self.production = production
         self.directory = directory
+        self.root = directory / "pods.root"  # what pods are deployed with; the machine that made it may be lost
+        shutil.copy(production.root, self.root)
         self.desks: dict[str, Operator] = {name: production.at(name) for name in PEOPLE} | {
             "publisher": production.host
         }
@@ -147,7 +149,7 @@ class Stage:
 
     def start_pod(self, name: str, url: str | None = None) -> SidecarProcess:
         """Start a pod's sidecar, on what it keeps if it does."""
-        self._running[name] = running_sidecar(url or self.production.url, self.production.root, self.kept(name))
+        self._running[name] = running_sidecar(url or self.production.url, self.root, self.kept(name))
         self.pods[name] = self._running[name].__enter__()
         self.pods[name].until("front.opened", face="ofrep")
         return self.pods[name]

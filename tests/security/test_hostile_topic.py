@@ -1,18 +1,17 @@
 """Ten thousand hostile records in the topics of a real Kafka, beside good ones: what sidecars and publisher make of it.
 
-`-s` shows the figures; tests/security/README.md states them. The flood is tests/security/hostile_topic.py, run as by hand.
+`-s` shows the figures; tests/security/README.md states them. The flood is
+tests/security/hostile_topic.py, run as by hand.
 """
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPConnection
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import pytest
 from tests.publisher_process import running_publisher
 from tests.scenarios.operators import REPOSITORY
 from tests.security.hostile_records import WRITTEN
+from tests.security.looking import metrics, outcomes, resident_bytes, until
 from tests.security.production import HOST_PERSON, Production
 from tests.sidecar_process import SidecarProcess, running_sidecar
 
@@ -78,42 +78,9 @@ class Beacon:
         return len(self._values)
 
 
-def metrics(sidecar: SidecarProcess) -> dict[str, float]:
-    """Scrape a sidecar."""
-    host, _, port = sidecar.address_of("management").rpartition(":")
-    connection = HTTPConnection(host, int(port), timeout=10)
-    try:
-        connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
-    finally:
-        connection.close()
-    return {name: float(value) for name, value in re.findall(r"^(flaghoist_\S+) (\S+)$", text, re.MULTILINE)}
-
-
-def outcomes(scraped: Mapping[str, float], family: str) -> dict[str, int]:
-    """Return the counts of a family that counts by outcome."""
-    named = re.compile(rf'flaghoist_{family}_total{{outcome="(\w+)"}}')
-    return {m[1]: int(count) for name, count in scraped.items() if (m := named.fullmatch(name))}
-
-
-def resident_bytes(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
-    assert found is not None, status
-    return int(found[1]) * 1024
-
-
 def log_bytes(process: SidecarProcess) -> int:
     """Return how much it has written to stderr: events are read back as they were written."""
     return sum(len(json.dumps(event)) + 1 for event in process.events)
-
-
-def until(holds: Callable[[], bool], what: str, within_s: float = 60.0) -> None:
-    """Wait for a condition; the deadline is for failures only."""
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
-        time.sleep(0.05)  # between two looks
 
 
 @contextmanager
