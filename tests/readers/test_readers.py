@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from flaghoist.codec import ENTRY, decode_envelope, encode_envelope
+from flaghoist.codec import ENTRY, ROOT, decode_envelope, encode_envelope
 from flaghoist.errors import Malformed
 from flaghoist.ledger import Ledger
 from flaghoist.log.location import create_log
@@ -482,7 +482,9 @@ def r_not_canonical(approval: Envelope, signature: bytes) -> bytes:
 
 
 def der_of_another_length(approval: Envelope, signature: bytes) -> bytes:
-    """A zero too many before r."""
+    """A zero too many before r, which has none of its own."""
+    while signature[3] != 32:
+        signature = story.P256.sign(pae(approval.payload_type, approval.payload))
     return bytes([0x30, signature[1] + 1, 2, signature[3] + 1, 0]) + signature[4:]
 
 
@@ -609,6 +611,10 @@ def test_root_that_must_not_come_into_force_is_rejected(language, topic):
     publishers = RoleGrant(frozenset({story.NEW_PUBLISHER.listed.key_id}), 1)
     seized = forge.next_root(Key(GRACE), keys=keys, roles={**forge.root.record.roles, Role.PUBLISHER: publishers})
     forge.records.append(forge.signed(forge.entry(RootUpdate(seized)), by=story.NEW_PUBLISHER))
+    record = ROOT.decode(seized.payload)
+    for changes in ({"anchor_hash": bytes([1]) * 32}, {"expires_at": forge.now_ms - 1}):
+        signed = sealed_root(replace(record, **changes), Key(ADA), Key(GRACE))
+        forge.records.append(forge.signed(forge.entry(RootUpdate(signed)), by=story.NEW_PUBLISHER))
     story.change(forge, forge.op("checkout", boolean_flag("on")), title="after")
     topic.write(forge.records)
     told = topic.read(language, forge.first_root)

@@ -7,7 +7,7 @@ import java.util.Arrays;
  * <p>For public data only: its time depends on what it computes. Source: RFC 8032, section 5.1.
  */
 record EdwardsPoint(BigInteger x, BigInteger y) {
-  static final BigInteger ORDER =
+  private static final BigInteger ORDER =
       BigInteger.TWO.pow(252).add(new BigInteger("27742317777372353535851937790883648493"));
   private static final BigInteger P = BigInteger.TWO.pow(255).subtract(BigInteger.valueOf(19));
   private static final BigInteger D = BigInteger.valueOf(-121665).multiply(inverse(BigInteger.valueOf(121666))).mod(P);
@@ -17,11 +17,11 @@ record EdwardsPoint(BigInteger x, BigInteger y) {
 
   /** Returns the point in 32 bytes, or null: not on the curve, or not the encoding that an encoder gives. */
   static EdwardsPoint decoded(byte[] encoded) {
-    if (!isCanonical(encoded)) {
-      return null;
-    }
     boolean odd = (encoded[31] & 0x80) != 0;
     BigInteger y = yOf(encoded);
+    if (y.compareTo(P) >= 0) {
+      return null;
+    }
     BigInteger y2 = y.multiply(y).mod(P);
     BigInteger square = y2.subtract(BigInteger.ONE).multiply(inverse(D.multiply(y2).add(BigInteger.ONE).mod(P))).mod(P);
     BigInteger x = square.modPow(P.add(BigInteger.valueOf(3)).shiftRight(3), P);
@@ -34,11 +34,6 @@ record EdwardsPoint(BigInteger x, BigInteger y) {
     return new EdwardsPoint(x.testBit(0) == odd ? x : P.subtract(x).mod(P), y);
   }
 
-  /** Says whether the y of a point in 32 bytes is below the field's prime, as an encoder gives it. */
-  static boolean isCanonical(byte[] encoded) {
-    return yOf(encoded).compareTo(P) < 0;
-  }
-
   /** Says whether 32 bytes are the neutral element. */
   static boolean isNeutral(byte[] encoded) {
     return yOf(encoded).equals(BigInteger.ONE);
@@ -48,7 +43,7 @@ record EdwardsPoint(BigInteger x, BigInteger y) {
     return !equals(IDENTITY) && times(ORDER).equals(IDENTITY);
   }
 
-  static BigInteger littleEndian(byte[] bytes) {
+  private static BigInteger littleEndian(byte[] bytes) {
     byte[] reversed = new byte[bytes.length];
     for (int i = 0; i < bytes.length; i++) {
       reversed[i] = bytes[bytes.length - 1 - i];

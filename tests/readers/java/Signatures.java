@@ -115,18 +115,14 @@ final class Signatures {
   }
 
   /**
-   * RFC 8032 with what libsodium asks for besides: R is canonical and not of small order, S is below the order.
+   * RFC 8032 with what libsodium asks for besides: R is not of small order.
    *
-   * <p>Of the points of small order only the neutral element can be an R that fits a key that checkPublic has passed.
+   * <p>Of those points only the neutral element can be an R that fits a key that checkPublic has passed. That S is below
+   * the order and R canonical is looked at by java.security.
    */
   private static boolean ed25519Verifies(byte[] publicKey, byte[] signature, byte[] message)
       throws GeneralSecurityException {
-    if (signature.length != 64) {
-      return false;
-    }
-    byte[] encodedR = Arrays.copyOf(signature, 32);
-    BigInteger s = EdwardsPoint.littleEndian(Arrays.copyOfRange(signature, 32, 64));
-    if (!EdwardsPoint.isCanonical(encodedR) || EdwardsPoint.isNeutral(encodedR) || s.compareTo(EdwardsPoint.ORDER) >= 0) {
+    if (signature.length != 64 || EdwardsPoint.isNeutral(Arrays.copyOf(signature, 32))) {
       return false;
     }
     return verified("Ed25519", spki("Ed25519", SPKI_ED25519, publicKey), signature, message);
