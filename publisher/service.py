@@ -22,7 +22,7 @@ from flaghoist.log.report import BoundedReport
 from flaghoist.outcomes import Applied, Forked, Link, RootChanged
 from flaghoist.records import EpochClaim
 from flaghoist.root import Root
-from flaghoist.values import KeyId, ProposalKind, Role, Seq
+from flaghoist.values import FIRST_EPOCH, KeyId, ProposalKind, Role, Seq
 from publisher.docket import Docket, Motion
 from publisher.duty import TAKE_OVER_S, Duty, Turn
 from publisher.heart import BEAT_KEY, Heart, heard, is_farewell, is_of_a_service
@@ -142,6 +142,7 @@ class Service:
         self._told_counts: dict[str, int] = {}
         self._links_told = len(self.reader.links)
         self._standing_by_told = False
+        self._epoch_seen: int | None = None
 
     def stop(self) -> None:
         """Finish what is being appended, and end. May be called from a signal handler of the event loop."""
@@ -246,7 +247,26 @@ class Service:
             self._take_root(root)
         if proof := self._beats.note_progress(now_ms=self.clock.now_ms()):
             self._quarantine(proof)
+        self._note_epoch()
         self._tell_links()
+
+    def _note_epoch(self) -> None:
+        """Take another's claim for a sign of life: its first heartbeat may be a moment behind it."""
+        head, seen = self.reader.ledger.head, self._epoch_seen
+        if head.epoch == seen:
+            return
+        self._epoch_seen = head.epoch
+        if self.duty.working or not self.duty.sees_life or self.sequencer.holds_epoch:
+            return
+        opened_ms = 0
+        for link in reversed(self.reader.links):
+            if link.entry.epoch != head.epoch:
+                break
+            opened_ms = link.entry.published_at
+        age_ms = self.clock.now_ms() - opened_ms
+        # At its start it finds claims of long ago; later ones are new to it, whatever the clocks say.
+        if seen is not None or (head.epoch > FIRST_EPOCH and age_ms < self.pace.take_over_s * 1000):
+            self.duty.hear(self.clock.steady_s())
 
     async def _claim(self) -> bool:
         """Take the epoch; False when somebody is at work after all."""
