@@ -5,12 +5,11 @@ when the state was last known to be the ledger's newest.
 
 Beside it lie the newest heartbeat (suffix BEAT) and the proof of another history (suffix EVIDENCE), one record each.
 
-Format: MAGIC, then per entry a frame of position (int64), length (uint32), both big-endian, and the record's bytes.
+The format is that of flaghoist.log.entries_file.
 """
 
 import fcntl
 import os
-import struct
 import threading
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -20,15 +19,13 @@ from typing import Final
 from flaghoist.codec import ENVELOPE_BYTES_MAX, decode_envelope
 from flaghoist.errors import Misconfigured, Refused
 from flaghoist.log.base import LogRecord
+from flaghoist.log.entries_file import FRAME, MAGIC, SUFFIX, frames
 from flaghoist.signing import digest
 from flaghoist.values import Seq
 
-MAGIC: Final = b"FLAGHOIST-ENTRIES-1\n"
-SUFFIX: Final = ".entries"
 BEAT: Final = ".heartbeat"
 EVIDENCE: Final = ".fork-evidence"
 REFUSED: Final = ".refused"
-_FRAME: Final = struct.Struct(">qI")
 
 
 class Kept:
@@ -85,7 +82,7 @@ class Kept:
     def entries(self) -> Iterator[LogRecord]:
         """Yield what is kept, in order, up to the first frame that is torn. Read it to the end before appending."""
         self._end = len(MAGIC)
-        for record, end in _frames(self._descriptor):
+        for record, end in frames(self._descriptor):
             yield record
             self._end = end
 
@@ -104,7 +101,7 @@ class Kept:
                 self._append(records)
 
     def _append(self, records: Sequence[LogRecord]) -> None:
-        data = b"".join(_FRAME.pack(record.position, len(record.value)) + record.value for record in records)
+        data = b"".join(FRAME.pack(record.position, len(record.value)) + record.value for record in records)
         written = 0
         while written < len(data):
             written += os.pwrite(self._descriptor, data[written:], self._end + written)
@@ -179,18 +176,6 @@ def kept_in(directory: Path) -> Iterator[Iterator[LogRecord]]:
             continue
         try:
             if os.pread(descriptor, len(MAGIC), 0) == MAGIC:
-                yield (record for record, _ in _frames(descriptor))
+                yield (record for record, _ in frames(descriptor))
         finally:
             os.close(descriptor)
-
-
-def _frames(descriptor: int) -> Iterator[tuple[LogRecord, int]]:
-    """Yield each record and where its frame ends, up to the first frame that is torn."""
-    size, end = os.fstat(descriptor).st_size, len(MAGIC)
-    while end + _FRAME.size <= size:
-        position, length = _FRAME.unpack(os.pread(descriptor, _FRAME.size, end))
-        start = end + _FRAME.size
-        if length > ENVELOPE_BYTES_MAX or start + length > size:
-            return
-        end = start + length
-        yield LogRecord(position, os.pread(descriptor, length, start)), end

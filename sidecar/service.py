@@ -12,6 +12,7 @@ import structlog
 from flaghoist.errors import Misconfigured, Unavailable
 from flaghoist.ledger import Ledger
 from flaghoist.log.base import Batch, OpenLog, Stream
+from flaghoist.log.entries_file import SUFFIX
 from flaghoist.log.location import open_log
 from flaghoist.log.reconnect import follow_reliably
 from flaghoist.root_chain import Beginning
@@ -31,7 +32,7 @@ from sidecar.freshness_watch import FreshnessWatch
 from sidecar.front import FrontKind, Service, serve
 from sidecar.http_app import Cors, HttpApp, HttpFace
 from sidecar.http_front import HttpFront, serve_http
-from sidecar.keep import SUFFIX, Kept, entry_hash_of
+from sidecar.keep import Kept, entry_hash_of
 from sidecar.listeners import Face
 from sidecar.metrics import SidecarMetrics
 from sidecar.pinned_root import PinnedRoot

@@ -4,7 +4,8 @@ import pytest
 
 from flaghoist.errors import Misconfigured
 from flaghoist.log.base import LogRecord
-from sidecar.keep import MAGIC, Kept
+from flaghoist.log.entries_file import MAGIC
+from sidecar.keep import Kept
 
 RECORDS = [LogRecord(position, bytes([position]) * (position + 1)) for position in range(5)]
 

@@ -9,11 +9,12 @@ import pytest
 from flaghoist.codec import encode_envelope
 from flaghoist.errors import Malformed, Misconfigured, Unavailable
 from flaghoist.log.base import Batch, LogRecord, Stream
+from flaghoist.log.entries_file import SUFFIX
 from flaghoist.log.reconnect import follow_reliably
 from flaghoist.root import Root
 from flaghoist.root_chain import Beginning, RootUnknown
 from sidecar import pinned_root
-from sidecar.keep import SUFFIX, Kept
+from sidecar.keep import Kept
 from sidecar.pinned_root import PinnedRoot, parse_root
 from tests.conformance.memory_log import MemoryLogs
 from tests.forge import ADA, Forge, Key
