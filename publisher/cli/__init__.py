@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "export": ("publisher.cli.export:export", "Write the flags as a file that flagd serves."),
     "history": ("publisher.cli.flag:history", "Show every change of one flag."),
     "audit": ("publisher.cli.audit:audit", "Show and verify the whole ledger."),
+    "restore": ("publisher.cli.restore:restore", "Put a lost or cut ledger back from what sidecars have kept."),
     "doctor": ("publisher.cli.doctor:doctor", "Check this machine and its ledger, and say what to do."),
     "demo": ("publisher.demo:demo", "Show the whole story on a ledger of its own."),
     "completion": ("publisher.cli.completion:completion", "Print the completion script of a shell."),
