@@ -200,8 +200,6 @@ def _envelope_to(envelope: Envelope) -> dict[str, object]:
 
 
 def _envelope_from(fields: Fields) -> Envelope:
-    if len(fields["signatures"]) > SIGNATURES_MAX:
-        raise TooLarge("envelope", limit=SIGNATURES_MAX, got=len(fields["signatures"]), unit="signatures")
     return Envelope(
         payload_type=fields["payload_type"],
         schema_sha256=_hash("schema_sha256", fields["schema_sha256"]),
@@ -291,8 +289,8 @@ def _op_from(fields: Fields) -> Op:
 
 
 def _proposal_from(fields: Fields) -> Proposal:
-    if not 1 <= len(fields["ops"]) <= OPS_MAX:
-        raise TooLarge("proposal", limit=OPS_MAX, got=len(fields["ops"]), unit="ops (at least 1)")
+    if not fields["ops"]:
+        raise TooLarge("proposal", limit=OPS_MAX, got=0, unit="ops (at least 1)")
     return Proposal(
         log_id=LogId(fields["log_id"]),
         proposal_id=_text("proposal_id", fields["proposal_id"], 64),
@@ -464,8 +462,6 @@ def _body_from(value: Any) -> Body:
 
 
 def _approvals(what: str, envelopes: Sequence[Fields]) -> tuple[Envelope, ...]:
-    if len(envelopes) > APPROVALS_MAX:
-        raise TooLarge(what, limit=APPROVALS_MAX, got=len(envelopes), unit="approvals")
     return tuple(_envelope_from(envelope) for envelope in envelopes)
 
 

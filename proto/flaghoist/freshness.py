@@ -153,7 +153,7 @@ class Heartbeats:
         if newest.seq > self._ledger.head.seq:
             behind = newest.seq.number - self._ledger.head.seq.number
             return Standing(Proof.LAGGING, self._fresh_until_ms, behind=behind)
-        return Standing(Proof.FRESH, self._fresh_until_ms)
+        return Standing(Proof.FRESH, max(self._fresh_until_ms, newest.expires_at))
 
     def _newest_outranks(self, beat: Heartbeat, *, now_ms: int) -> bool:
         newest = self.newest

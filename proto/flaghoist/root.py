@@ -37,8 +37,6 @@ class Root:
             Malformed: not a root, a key that cannot be used, or roles that nobody can fill.
             NotApproved: signed by fewer people than its own ROOT role asks for.
         """
-        if envelope.payload_type != ROOT.payload_type:
-            raise Malformed(f"root: want {ROOT.payload_type}, got {envelope.payload_type[:100]!r}")
         root = cls._read(envelope)
         root.check_signed_by(root)
         _ = root.policy

@@ -22,6 +22,7 @@ PLACES: Final[dict[str, tuple[str, ...] | None]] = {
     "definition": ("killed",),
     "policy.people": ("check_people", "missing_approvals"),
     "codec": (
+        "_Walk.items",
         "RecordCodec.decode",
         "_hash",
         "_time",

@@ -25,6 +25,7 @@ def _remembering(function: Callable[..., Any]) -> Callable[..., Any]:
         answer = memory[key] = function(*arguments, **named)
         return answer
 
+    remembered.__wrapped__ = function
     return remembered
 
 
@@ -68,6 +69,7 @@ def remembered() -> Iterator[None]:
         setattr(place, name, _remembering(getattr(place, name)))
     read = root.Root.__dict__["_read"]
     remembered_read = _remembering(lambda envelope: read.__func__(root.Root, envelope))
+    remembered_read.__wrapped__ = read.__func__
     root.Root._read = staticmethod(remembered_read)
     fold, at_seq, empty = snapshot.Snapshot.fold, snapshot.Snapshot.at_seq, snapshot.Snapshot.__dict__["empty"]
     # Ops are compared by identity: those of one proposal are one tuple, since decoding is remembered too.

@@ -786,6 +786,7 @@ class Author:
         self._add("first root again", RootUpdate(self.first_root.envelope))
         for name, changes in (
             ("of one person", {}),
+            ("of one person and who signs no roots", {}),
             ("on another history", {"anchor_hash": b"\1" * 32}),
             ("anchored ahead", {"anchor_seq": Seq(999)}),
             ("of version 3", {"version": 3}),
@@ -794,7 +795,8 @@ class Author:
             ("that is expired", {"expires_at": NOW_MS - 1}),
             ("with another bucketing", {"fractional": "v3"}),
         ):
-            signers = [PEOPLE[ADA]] if not changes else [PEOPLE[ADA], PEOPLE[LINUS]]
+            signers = [PEOPLE[ADA], PEOPLE[LINUS]] if changes else [PEOPLE[ADA]]
+            signers += [PEOPLE[ERIN], P1] if name.endswith("no roots") else []
             self._add(f"root {name}", RootUpdate(self.successor(*signers, counts=False, **changes)))
         same = self._root_record()
         everybody = {**same.roles, Role.ROOT: replace(same.roles[Role.ROOT], threshold=3)}

@@ -1,6 +1,7 @@
 """Bytes and records: exact, bounded, and the same for a reader in any language."""
 
 import contextlib
+import io
 import json
 import random
 from dataclasses import replace
@@ -25,7 +26,7 @@ from flaghoist.definition import encode_flag
 from flaghoist.errors import Malformed, Refused, TooLarge
 from flaghoist.records import EpochClaim, Revocation, RootUpdate, Signature
 from flaghoist.signing import digest
-from flaghoist.values import KeyId, Seq
+from flaghoist.values import Action, KeyId, Seq
 from tests.forge import GRACE, LINUS, Forge, Key, boolean_flag, root_record, sealed_root
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "records"
@@ -152,6 +153,32 @@ def test_trailing_bytes_are_refused(codec):
     codec.decode(payload)
     with pytest.raises(Malformed, match="trailing bytes"):
         codec.decode(payload + b"\0")
+
+
+@pytest.mark.parametrize("time_ms", [-1, 2**53])
+def test_time_that_is_none_is_refused(time_ms):
+    entry = Forge().entry(EpochClaim("somebody"), published_at=time_ms)
+    with pytest.raises(Malformed, match="published_at: want Unix milliseconds"):
+        ENTRY.decode(ENTRY.encode(entry))
+
+
+@pytest.mark.parametrize(("action", "definition"), [(Action.PUT, None), (Action.DELETE, b"{}"), (Action.KILL, b"{}")])
+def test_op_has_a_definition_if_it_puts_one(action, definition):
+    forge = Forge()
+    op = replace(forge.op("new-checkout", boolean_flag()), action=action, definition=definition)
+    with pytest.raises(Malformed, match="want a definition for PUT and none otherwise"):
+        PROPOSAL.decode(forge.proposal(op).payload)
+
+
+def test_root_that_grants_a_role_twice_is_refused():
+    payload = ROOT.encode(root_record())
+    schema = json.loads((Path(__file__).parents[3] / "proto/flaghoist/avro/root.avsc").read_text())
+    fields = fastavro.schemaless_reader(io.BytesIO(payload), schema)
+    fields["roles"].append(fields["roles"][0])
+    twice = io.BytesIO()
+    fastavro.schemaless_writer(twice, schema, fields)
+    with pytest.raises(Malformed, match="a role is listed twice"):
+        ROOT.decode(twice.getvalue())
 
 
 def test_hash_of_a_wrong_length_is_refused():

@@ -286,6 +286,18 @@ def test_clock_that_ran_ahead_once_silences_no_later_heartbeat(reader):
     assert reader.proof() is Proof.FRESH
 
 
+def test_clock_that_ran_ahead_once_leaves_no_proof_that_lasts(reader):
+    ahead = NOW_MS + DAY_MS
+    reader.hear(issued_at=ahead, expires_at=ahead + BEAT_LIFE_MS)
+    reader.hear()
+    assert reader.beats.standing(now_ms=LATER_MS + 1) == Standing(Proof.STALE, LATER_MS)
+
+
+def test_clock_that_is_set_right_makes_a_heartbeat_count_that_seemed_early(reader):
+    reader.hear(now_ms=NOW_MS - DAY_MS)
+    assert reader.beats.standing(now_ms=NOW_MS) == Standing(Proof.FRESH, LATER_MS)
+
+
 def test_clock_behind_the_publishers_is_noticed_and_proves_nothing(reader):
     behind = NOW_MS - CLOCK_TOLERANCE_MS - 1
     assert isinstance(reader.hear(now_ms=behind), Counted)

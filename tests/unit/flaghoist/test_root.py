@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from flaghoist.codec import PROPOSAL, encode_envelope
 from flaghoist.errors import Expired, Malformed, NotApproved, SignatureRefused
 from flaghoist.records import Envelope, RoleGrant, RootKey
 from flaghoist.root import Root
 from flaghoist.signing import digest, key_id
-from flaghoist.values import Algorithm, KeyId, Person, Role
+from flaghoist.values import Algorithm, KeyId, Person, Role, Seq
 from tests.forge import ADA, GRACE, LINUS, NOW_MS, PUBLISHER, Forge, Key, boolean_flag, root_record, sealed_root
 
 
@@ -60,6 +62,22 @@ def test_key_of_small_order_is_refused_when_the_root_is_loaded():
         Root.verified(sealed_root(replace(record, keys=(*record.keys, weak))))
 
 
+def test_p256_key_is_listed_in_its_long_form_only():
+    """Else one key would have two fingerprints, and could pass for two people."""
+    point = ec.generate_private_key(ec.SECP256R1()).public_key()
+    public = point.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    short = RootKey(key_id(Algorithm.ECDSA_P256, public), Algorithm.ECDSA_P256, public, GRACE)
+    record = root_record()
+    with pytest.raises(Malformed, match="want 65 bytes, got 33"):
+        Root.verified(sealed_root(replace(record, keys=(*record.keys, short))))
+
+
+def test_root_is_signed_by_keys_of_its_own_role_only():
+    roles = {**root_record().roles, Role.ROOT: RoleGrant(frozenset({Key(ADA).listed.key_id}), 1)}
+    with pytest.raises(NotApproved):
+        Root.verified(sealed_root(root_record(roles=roles), Key(GRACE), Key(PUBLISHER)))
+
+
 def test_key_under_a_fingerprint_of_another_is_refused():
     record = root_record()
     swapped = replace(record.keys[0], public=Key(ADA, "another").public)
@@ -72,6 +90,7 @@ def test_key_under_a_fingerprint_of_another_is_refused():
     [
         (root_record(version=2), "a later one with both"),
         (root_record(version=0), "version 1"),
+        (root_record(version=0, prev_root_sha256=b"\1" * 32, anchor_seq=Seq(1)), "version 1"),
         (root_record(prev_root_sha256=b"\1" * 32), "without a predecessor"),
         (root_record(keys=()), "1 .. 1000 keys"),
         (root_record(fractional="v9"), "want v2 or v3"),
