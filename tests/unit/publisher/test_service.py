@@ -306,6 +306,34 @@ def test_standby_takes_over_at_once_when_the_other_is_stopped_and_after_a_silenc
     run(scenario())
 
 
+def test_of_two_that_stand_by_only_one_claims_the_epoch_of_the_third(place, told):
+    async def scenario():
+        async with AsyncExitStack() as stack:
+            async with place.service("one") as first:
+                await until(lambda: place.beats())
+                others = [await stack.enter_async_context(place.service(name)) for name in ("two", "three")]
+                await until(lambda: all(each.duty.takes_over_in_s(0.0) is not None for each in others))
+                # Both find out at one moment, whichever looks first.
+                reached = asyncio.Barrier(2)
+                for each in others:
+                    each.sequencer.claim = together(reached, each.sequencer.claim)
+            await until(lambda: any(each.duty.working for each in others))
+            await asyncio.sleep(PACE.take_over_s / 2)
+            assert first.task.done()
+            return place.names()
+
+    def together(reached, claim):
+        async def claimed(**options):
+            await reached.wait()
+            return await claim(**options)
+
+        return claimed
+
+    names = run(scenario())
+    assert names[0] == "one"
+    assert names[1:] in (["two"], ["three"])
+
+
 def test_two_started_at_once_end_with_one_sequence_and_one_at_work(place, told):
     async def scenario():
         async with place.service("one") as one, place.service("two") as two:
