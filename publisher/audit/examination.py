@@ -132,8 +132,11 @@ class Examination:
         return min(found, key=lambda one: one.position, default=None)
 
     def wrong_root(self) -> WrongRoot | None:
-        """Return why no entry was taken although there are records: the ledger is another one."""
-        if self.ledger.head.seq > Seq(0) or not self.records:
+        """Return why no entry was taken although there are records: the ledger is another one.
+
+        None where its publisher has signed some of them: then its beginning is missing.
+        """
+        if self.ledger.head.seq > Seq(0) or not self.records or self._gaps:
             return None
         dropped = next(iter(self.dropped.values()), None)
         if dropped is not None and isinstance(dropped.refusal, WrongRoot):

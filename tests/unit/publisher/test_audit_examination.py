@@ -158,6 +158,13 @@ def test_a_missing_entry_is_a_break_at_the_first_record_after_it(story):
     assert (broken.position, broken.seq, broken.expected, broken.got) == (4, Seq(5), "seq 5", "6")
 
 
+@pytest.mark.parametrize("lost", [1, 2, 5])
+def test_a_lost_beginning_is_a_break_and_not_another_ledger(story, lost):
+    examination = fed(story, story.records[lost:])
+    assert examination.wrong_root() is None
+    assert (examination.broken.seq, examination.broken.what) == (Seq(1), "entries are missing")
+
+
 def test_an_entry_that_comes_late_is_no_break(story):
     records = [*story.records[:4], story.records[5], *story.records[4:]]
     assert fed(story, records).broken is None
