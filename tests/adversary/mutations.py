@@ -175,8 +175,10 @@ def main() -> int:
         "--write-docs", action="store_true", help="write checks.json and the table in docs/adversary.md"
     )
     parser.add_argument("--only", default="", help="look at the checks whose name contains this")
+    parser.add_argument("--new", action="store_true", help="keep the rows that there are, and look at new checks only")
     arguments = parser.parse_args()
-    names = [name for name in checks() if arguments.only in name]
+    kept = {row.check: row for row in read_table()} if arguments.new else {}
+    names = [name for name in checks() if arguments.only in name and name not in kept]
     rows, unnoticed = [], []
     with ProcessPoolExecutor(2) as pool:
         for name, found in zip(names, pool.map(look, names), strict=True):
@@ -188,7 +190,8 @@ def main() -> int:
             print(f"{found.seeds_needed or 'test':>6}  {name}: {found.test or found.breaks}", flush=True)
     print(f"{len(rows)} of {len(names)} checks are missed when they are gone")
     if arguments.write_docs and not arguments.only:
-        write(rows)
+        found_now = {row.check: row for row in rows}
+        write([row for name in checks() if (row := found_now.get(name) or kept.get(name)) is not None])
     return 1 if unnoticed else 0
 
 

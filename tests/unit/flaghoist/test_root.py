@@ -10,7 +10,7 @@ from flaghoist.codec import PROPOSAL, encode_envelope
 from flaghoist.errors import Expired, Malformed, NotApproved, SignatureRefused
 from flaghoist.records import Envelope, RoleGrant, RootKey
 from flaghoist.root import Root
-from flaghoist.signing import digest, key_id
+from flaghoist.signing import countersign, digest, key_id
 from flaghoist.values import Algorithm, KeyId, Person, Role, Seq
 from tests.forge import ADA, GRACE, LINUS, NOW_MS, PUBLISHER, Forge, Key, boolean_flag, root_record, sealed_root
 
@@ -113,6 +113,12 @@ def test_other_record_is_not_a_root():
     forge = Forge()
     with pytest.raises(Malformed, match="root"):
         Root.verified(forge.proposal(forge.op("new-checkout", boolean_flag())))
+
+
+def test_what_was_signed_as_another_type_is_no_root():
+    elsewhere = replace(sealed_root(root_record()), payload_type="text/plain", signatures=())
+    with pytest.raises(Malformed, match="root: want application/vnd.flaghoist.root"):
+        Root.verified(countersign(elsewhere, [Key(ADA)]))
 
 
 def test_signer_outside_a_role_is_named():
