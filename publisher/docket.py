@@ -105,6 +105,11 @@ class Docket:
             self._remember(kind, subject, standing, now_ms)
         return None
 
+    def take_news(self) -> list[Refusal]:
+        """Return the refusals since the last call."""
+        news, self.news = self.news, []
+        return news
+
     def refuse(self, motion: Motion, refusal: FlaghoistError, *, now_ms: int) -> None:
         """Note that a motion was not taken after all, so that it is not tried again at once."""
         before = self._looks.get(motion.sha256)

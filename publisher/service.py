@@ -18,30 +18,26 @@ from flaghoist.errors import LogMissing, LogTruncated, Misconfigured, Refused, U
 from flaghoist.freshness import BEAT_INTERVAL_MS, CLOCK_TOLERANCE_MS, Heartbeats
 from flaghoist.log.base import Batch, Log, OpenLog, Stream
 from flaghoist.log.reconnect import BACKOFF_BASE_S, BACKOFF_CAP_S, follow_reliably, full_jitter
-from flaghoist.log.report import BoundedReport
-from flaghoist.outcomes import Applied, Forked, Link, RootChanged
+from flaghoist.outcomes import Forked, Link, RootChanged
 from flaghoist.records import EpochClaim
 from flaghoist.root import Root
-from flaghoist.values import FIRST_EPOCH, KeyId, ProposalKind, Role, Seq
+from flaghoist.values import FIRST_EPOCH, KeyId, Role, Seq
+from publisher.bulletin import Bulletin
 from publisher.docket import Docket, Motion
 from publisher.duty import TAKE_OVER_S, Duty, Turn
 from publisher.heart import BEAT_KEY, Heart, heard, is_farewell, is_of_a_service
 from publisher.inbox import Case, Inbox, RootCase
 from publisher.journal import Journal
 from publisher.reader import BrokenChain, LedgerReader
-from publisher.sequencer import Fenced, LostRace, Sequencer, Taken
+from publisher.sequencer import Fenced, LostRace, Sequencer
 from publisher.standing import approvals_lack
 
 # How often a standby looks at the ledger, and how exact its take-over is.
 STANDBY_ROUND_S: Final = 1.0
 # Verifying a record takes a third of a millisecond; a heartbeat must not wait for a flood of them.
 SLICE_S: Final = 0.01
-# How often what people must act on is said again.
-ALARM_EVERY_S: Final = 3600.0
-ROOT_EXPIRY_EVERY_S: Final = 86_400.0
-COUNTS_EVERY_S: Final = 60.0
-# Time to get as many people to sign as a root asks for.
-ROOT_EXPIRY_WARN_MS: Final = 30 * 86_400_000
+# How often the inbox forgets what has expired.
+PRUNE_EVERY_S: Final = 60.0
 
 logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -127,7 +123,8 @@ class Service:
         self.duty = Duty(sees_life=sees_life, told=self.take_over, take_over_s=self.pace.take_over_s)
         self.docket = Docket(self.reader)
         self.inbox = self._empty_inbox()
-        self._report = BoundedReport(logger, self.clock.steady_s)
+        self._bulletin = Bulletin(logger, self.clock.steady_s, links_told=len(self.reader.links))
+        self._report = self._bulletin.report
         self._rng = random.Random()  # noqa: S311 — spreads load; no secret
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
@@ -138,9 +135,6 @@ class Service:
         self._meta_position = 0
         self._newest_of_others: tuple[int, int, int] | None = None
         self._beat_at_s: float | None = None
-        self._told_at_s: dict[str, float] = {}
-        self._told_counts: dict[str, int] = {}
-        self._links_told = len(self.reader.links)
         self._standing_by_told = False
         self._epoch_seen: int | None = None
 
@@ -238,7 +232,8 @@ class Service:
         await self._beat(read_from_ms, only_if_due=True)
         await self._publish()
         await self._beat(read_from_ms, only_if_due=True)
-        self._alarm()
+        self._bulletin.alarms(self.reader.ledger, now_ms=self.clock.now_ms())
+        self._bulletin.counts(self.inbox, self.reader.tally)
 
     async def _catch_up(self) -> None:
         await self.sequencer.catch_up()
@@ -248,7 +243,7 @@ class Service:
         if proof := self._beats.note_progress(now_ms=self.clock.now_ms()):
             self._quarantine(proof)
         self._note_epoch()
-        self._tell_links()
+        self._bulletin.links(self.reader.links)
 
     def _note_epoch(self) -> None:
         """Take another's claim for a sign of life: its first heartbeat may be a moment behind it."""
@@ -297,7 +292,7 @@ class Service:
         while not self._stopping.is_set():
             now_ms = self.clock.now_ms()
             motion = self.docket.next(self.inbox, now_ms=now_ms, complete=self._inbox_complete)
-            self._tell_refusals()
+            self._bulletin.refusals(self.docket.take_news())
             if motion is None:
                 return
             if not await self._append(motion, now_ms):
@@ -321,9 +316,9 @@ class Service:
             return False
         except Refused as refusal:
             self.docket.refuse(motion, refusal, now_ms=now_ms)
-            self._tell_refusals()
+            self._bulletin.refusals(self.docket.take_news())
             return True
-        self._tell_appended(motion, link)
+        self._bulletin.appended(motion, link)
         return True
 
     async def _beat(self, read_from_ms: int, *, only_if_due: bool = False) -> None:
@@ -418,7 +413,7 @@ class Service:
                     self._inbox_complete = True
                     logger.info("inbox.reached", waiting=len(self.inbox), dropped=self.inbox.dropped)
                     self._wake.set()
-                if self.clock.steady_s() - pruned_at_s >= COUNTS_EVERY_S:
+                if self.clock.steady_s() - pruned_at_s >= PRUNE_EVERY_S:
                     pruned_at_s = self.clock.steady_s()
                     self.inbox.prune(now_ms=self.clock.now_ms())
                     self.docket.prune(self.inbox)
@@ -499,7 +494,7 @@ class Service:
         first = self.reader.ledger.quarantined_by is None
         self.reader.ledger.quarantine(proof)
         if first:
-            self._tell_quarantine()
+            self._bulletin.quarantined(proof)
 
     # --- roots ---
 
@@ -551,103 +546,6 @@ class Service:
         self._beat_at_s = None
         if self.exit_when_fenced:
             raise refusal
-
-    def _tell_links(self) -> None:
-        """Say what others have appended; what this publisher appends is said where it does."""
-        for link in self.reader.links[self._links_told :]:
-            logger.debug("entry.read", seq=link.entry.seq.number, what=type(link).__name__.lower())
-        self._links_told = len(self.reader.links)
-
-    def _tell_appended(self, motion: Motion, link: Taken) -> None:
-        facts: dict[str, object] = {}
-        if isinstance(link, Applied):
-            facts["requester"] = link.authorized.proposal.requester
-            facts["approvers"] = link.authorized.approvers
-            facts["policy"] = getattr(link.entry.body, "policy", "")
-            if link.authorized.proposal.kind is ProposalKind.EMERGENCY:
-                logger.warning("emergency.applied", name=motion.name, requester=facts["requester"])
-        logger.info(
-            "entry.appended",
-            kind=motion.kind,
-            name=motion.name,
-            seq=link.entry.seq.number,
-            entry_hash=link.entry_hash.hex(),
-            **facts,
-        )
-
-    def _tell_refusals(self) -> None:
-        news, self.docket.news = self.docket.news, []
-        for refusal in news:
-            self._report.warning(
-                "proposal.refused" if refusal.kind != "root" else "root.refused",
-                code=refusal.refusal.code,
-                kind=refusal.kind,
-                name=refusal.name,
-                status=refusal.status,
-                reason=str(refusal.refusal)[:1000],
-            )
-
-    def _tell_quarantine(self) -> None:
-        proof = self.reader.ledger.quarantined_by
-        if proof is not None:
-            logger.error(
-                "ledger.quarantined",
-                what=proof.what,
-                seq=proof.seq.number,
-                signers=sorted(proof.signers),
-                reason="a trusted key has signed another history: only a root that takes its role away is published",
-                hint="see docs/security.md: `flaghoist root propose --revoke`",
-            )
-
-    def _alarm(self) -> None:
-        """Say what people must act on, and say it again from time to time."""
-        ledger, now_ms = self.reader.ledger, self.clock.now_ms()
-        if ledger.quarantined_by is not None and self._due("quarantine", ALARM_EVERY_S):
-            self._tell_quarantine()
-        for emergency in ledger.unratified.values():
-            if now_ms > emergency.ratify_by_ms and self._due(f"emergency {emergency.seq}", ALARM_EVERY_S):
-                proposal = emergency.authorized.proposal
-                logger.error(
-                    "emergency.overdue",
-                    name=proposal.proposal_id,
-                    seq=emergency.seq.number,
-                    requester=proposal.requester,
-                    since_ms=now_ms - emergency.ratify_by_ms,
-                    hint=f"it stays in force; let people ratify it: `flaghoist approve {proposal.proposal_id}`",
-                )
-        left_ms = ledger.root.record.expires_at - now_ms
-        if left_ms < 0 and self._due("root expired", ALARM_EVERY_S):
-            logger.error(
-                "root.expired",
-                version=ledger.root.version,
-                reason="nothing but its successor is published, and sidecars take nothing as fresh",
-                hint="`flaghoist root propose`, and have it signed",
-            )
-        elif 0 <= left_ms < ROOT_EXPIRY_WARN_MS and self._due("root expires", ROOT_EXPIRY_EVERY_S):
-            logger.warning(
-                "root.expires",
-                version=ledger.root.version,
-                in_days=left_ms // 86_400_000,
-                hint="`flaghoist root propose`, and have it signed in time",
-            )
-        counts = {
-            "inbox.dropped": self.inbox.dropped,
-            "inbox.evicted": self.inbox.evicted,
-            "ledger.dropped": self.reader.tally["dropped"],
-            "ledger.voided": self.reader.tally["void"],
-            "ledger.rejected": self.reader.tally["rejected"],
-        }
-        for event, count in counts.items():
-            if count > self._told_counts.get(event, 0) and self._due(event, COUNTS_EVERY_S):
-                logger.warning(event, count=count, since_told=count - self._told_counts.get(event, 0))
-                self._told_counts[event] = count
-
-    def _due(self, what: str, every_s: float) -> bool:
-        now_s = self.clock.steady_s()
-        if what in self._told_at_s and now_s - self._told_at_s[what] < every_s:
-            return False
-        self._told_at_s[what] = now_s
-        return True
 
 
 def _opener(link: Link) -> str:
