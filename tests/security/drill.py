@@ -63,7 +63,8 @@ class Printed:
 
     @property
     def lines(self) -> list[str]:
-        return [line.rstrip() for line in (self.out + self.talk).splitlines()]
+        """What a terminal shows. Results and talk are two streams: each may come before the other."""
+        return [line.rstrip() for line in (self.talk + self.out + self.talk).splitlines()]
 
 
 def blocks_of(title: str, text: str) -> list[list[Command]]:
@@ -185,7 +186,7 @@ class Stage:
         if words[0] == "systemctl":
             return self._systemctl(*words[1:])
         if words[0] == "kubectl":
-            return self._kubectl(*words[1:])
+            return self._kubectl(command.who, *words[1:])
         desk = self.desks.get(command.who)
         line = command.line
         if desk is None:
@@ -210,8 +211,13 @@ class Stage:
             action()
         return Printed(0, "", "")
 
-    def _kubectl(self, verb: str, what: str, name: str) -> Printed:
-        """A pod's directory goes with it; another one takes its place."""
+    def _kubectl(self, who: str, verb: str, what: str, name: str) -> Printed:
+        """Delete a pod, whose directory goes with it, and which another one follows; or copy what a pod keeps."""
+        if verb == "cp":
+            pod, _, path = what.partition(":")
+            assert path == "/var/lib/flaghoist", path
+            shutil.copytree(self.kept(pod), _room(self.desks[who]) / name)
+            return Printed(0, "", "")
         assert (verb, what) == ("delete", "pod")
         self.stop_pod(name)
         shutil.rmtree(self.kept(name))

@@ -4,23 +4,25 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from flaghoist.codec import ENTRY, HEARTBEAT, encode_envelope
 from flaghoist.freshness import BEAT_LIFE_MS
 from flaghoist.ledger import next_entry, replay
 from flaghoist.log.base import Stream, read_to_end
-from flaghoist.log.location import create_log, open_log
+from flaghoist.log.location import KafkaLocation, create_log, open_log, parse
 from flaghoist.records import Heartbeat, Ratification
 from flaghoist.root import Root
 from flaghoist.signing import Signer, seal
 from flaghoist.values import Seq
 from publisher.heart import BEAT_KEY
 from tests.scenarios.operators import Operator
-from tests.security.drill import DOCUMENT, Drill, Stage, titles_of
+from tests.security.drill import DOCUMENT, NOTICED_S, Drill, Stage, titles_of
 from tests.security.looking import metrics, until
 from tests.security.production import Production
 
@@ -224,6 +226,46 @@ def test_a_lost_journal_costs_an_epoch_and_nothing_else(stage: Stage) -> None:
     drill(stage, 8).rest()
     assert stage.publisher is not None
     stage.publisher.until("epoch.claimed")
+
+
+@pytest.mark.kafka
+def test_a_lost_topic_and_one_without_its_beginning_are_put_back_from_what_pods_keep(
+    kafka_url: Callable[[], str], tmp_path: Path
+) -> None:
+    production = Production.begun(tmp_path, kafka_url())
+    begin_flag(production, tmp_path)
+    with Stage(production, tmp_path) as stage:
+        stage.start_publisher()
+        for pod in ("pod-a", "pod-b"):
+            stage.start_pod(pod)
+        published_by(stage, "ada", "grace", "newCheckout", "--variant", "on")
+        for pod, sidecar in stage.pods.items():
+            until(lambda sidecar=sidecar: metrics(sidecar)["flaghoist_seq"] == 3, f"{pod} is at seq 3")
+        location = parse(production.url)
+        assert isinstance(location, KafkaLocation)
+        asyncio.run(administer(location, lambda admin: admin.delete_topics([location.topic])))
+        until(lambda: metrics(stage.pods["pod-a"])["flaghoist_fresh"] == 0, "pods are stale", NOTICED_S)
+        assert metrics(stage.pods["pod-a"])["flaghoist_ready"] == 1
+        drilled = drill(stage, 9)
+        drilled.block()
+        drilled.block()
+        assert published_by(stage, "ada", "grace", "newCheckout", "--variant", "off") == 4
+        until(lambda: metrics(stage.pods["pod-a"])["flaghoist_seq"] == 4, "pods go on")
+        cut = {TopicPartition(location.topic, 0): RecordsToDelete(before_offset=2)}
+        asyncio.run(administer(location, lambda admin: admin.delete_records(cut)))
+        drilled.rest()
+        stage.start_pod("pod-c")
+        until(lambda: metrics(stage.pods["pod-c"])["flaghoist_seq"] >= 4, "a pod that has kept nothing starts")
+
+
+async def administer(location: KafkaLocation, act: Callable[[AIOKafkaAdminClient], Awaitable[object]]) -> None:
+    """Do to a topic what somebody with rights on the cluster can."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=location.bootstrap)
+    await admin.start()
+    try:
+        await act(admin)
+    finally:
+        await admin.close()
 
 
 def test_a_wrong_change_is_killed_and_reverted(stage: Stage) -> None:
