@@ -15,6 +15,9 @@ EMERGENCY_LIFE_MS = 600_000
 EMERGENCY_FLAGS = 50
 KILLS, KILLS_PER_MS = 10, 600_000
 BEAT_LIFE_MS, TOLERANCE_MS = 30_000, 5_000
+# A publisher that was replaced may beat once more, before it has read of it.
+LAST_BEAT_MS = 3_000
+UNNOTICED_MS = BEAT_LIFE_MS + TOLERANCE_MS + LAST_BEAT_MS
 
 
 class ViolationError(AssertionError):

@@ -19,7 +19,7 @@ from flaghoist.signing import seal
 from flaghoist.values import LogId, Seq
 from tests.adversary import memory, model
 from tests.adversary import story as stories
-from tests.adversary.model import BEAT_LIFE_MS, TOLERANCE_MS, Shadow, State, ViolationError, served_by
+from tests.adversary.model import BEAT_LIFE_MS, TOLERANCE_MS, UNNOTICED_MS, Shadow, State, ViolationError, served_by
 from tests.adversary.story import LOG, Artefact, Story, feed
 
 RUNS_A_STORY: Final = 100
@@ -314,14 +314,14 @@ class Run:
     # --- what must hold ---
 
     def _check_freshness(self) -> None:
-        """3: fresh is who has all that was published a heartbeat's life and a tolerance ago."""
+        """3: fresh is who has all that was published longer ago than a heartbeat may count."""
         for sidecar in self.sidecars:
             if not sidecar.fresh(self.now_ms):
                 continue
             self.tally["fresh after an event"] += 1
             if self._beats_may_be_forged(sidecar):
                 continue
-            due = [h for at, h in self.story.chain if at < self.now_ms - BEAT_LIFE_MS - TOLERANCE_MS]
+            due = [h for at, h in self.story.chain if at < self.now_ms - UNNOTICED_MS]
             ours = sidecar.shadow.hashes
             if due and (len(ours) < len(due) or ours[len(due) - 1] != due[-1]):
                 raise ViolationError(3, f"{sidecar.name} claims to be fresh at seq {len(ours)}; seq {len(due)} was due")
@@ -349,7 +349,7 @@ class Run:
             # records, but by the silence: no heartbeat of the new root's counts for it.
             behind = min(one, other, key=lambda sidecar: sidecar.ledger.root.version)
             if (
-                behind.fresh(self.now_ms)
+                behind.fresh(self.now_ms + UNNOTICED_MS)
                 and not self._beats_may_be_forged(behind)
                 and self._parted(one, other) is not None
             ):

@@ -517,7 +517,9 @@ class Author:
     def _take_over(self) -> None:
         """The other publisher takes over; of the one before, an entry may come too late, and a last heartbeat."""
         late = encode_envelope(seal(ENTRY, self.entry(self.release(self.put(self.fresh_key()))), [self.active]))
-        last_beat = self.heartbeat(issued_at=self.now_ms + 3000, expires_at=self.now_ms + 3000 + BEAT_LIFE_MS)
+        last_beat = self.heartbeat(
+            issued_at=self.now_ms + model.LAST_BEAT_MS, expires_at=self.now_ms + model.LAST_BEAT_MS + BEAT_LIFE_MS
+        )
         other = next(key for key in self.publishers if key != self.active) if len(self.publishers) > 1 else self.active
         loser = encode_envelope(seal(ENTRY, self.entry(EpochClaim("loser")), [self.active]))
         self.append("claim", EpochClaim("winner"), by=other, wanted="Advanced")
@@ -526,7 +528,7 @@ class Author:
             self.beside(LATE_ENTRY, late)
         if self.rng.random() < 0.3:
             self.beside(LOST_CLAIM, loser)
-        self.beats.append((self.now_ms + 3000, last_beat))
+        self.beats.append((self.now_ms + model.LAST_BEAT_MS, last_beat))
         self.beats.sort(key=lambda beat: beat[0])
         if self.active == P2 and "publisher" in self.theft and self.rng.random() < 0.5:
             self.junk.append(("late entry", late))

@@ -117,7 +117,7 @@ def test_other_record_is_not_a_root():
 
 def test_what_was_signed_as_another_type_is_no_root():
     elsewhere = replace(sealed_root(root_record()), payload_type="text/plain", signatures=())
-    with pytest.raises(Malformed, match="root: want application/vnd.flaghoist.root"):
+    with pytest.raises(Malformed, match=r"root: want application/vnd\.flaghoist\.root"):
         Root.verified(countersign(elsewhere, [Key(ADA)]))
 
 
