@@ -52,7 +52,9 @@ def asked_by_ofrep(address: str, flag: str) -> Callable[[], dict[str, Any]]:
     return ask
 
 
-def keep_asking(face: str, ask: Callable[[], dict[str, Any]], out: TextIO, stop: threading.Event) -> None:
+def keep_asking(
+    face: str, ask: Callable[[], dict[str, Any]], out: TextIO, writing: threading.Lock, stop: threading.Event
+) -> None:
     """Ask until told to stop; one line an answer, or a failure."""
     while not stop.is_set():
         began_s = time.monotonic()
@@ -62,7 +64,8 @@ def keep_asking(face: str, ask: Callable[[], dict[str, Any]], out: TextIO, stop:
             answer = {"error": f"{type(error).__name__}: {error}"[:500]}
         ended_s = time.monotonic()
         line = {"face": face, "at_s": ended_s, "took_s": ended_s - began_s, **answer}
-        out.write(json.dumps(line) + "\n")  # one write a line: the threads share the file
+        with writing:
+            out.write(json.dumps(line) + "\n")
         time.sleep(PAUSE_S)
 
 
@@ -74,13 +77,15 @@ def main() -> None:
     parser.add_argument("--flag", required=True)
     parser.add_argument("--out", required=True, type=Path)
     options = parser.parse_args()
-    stop = threading.Event()
+    stop, writing = threading.Event(), threading.Lock()
     with options.out.open("w") as out:
         asking = {
             "grpc": asked_by_grpc(options.rpc, options.flag),
             "ofrep": asked_by_ofrep(options.ofrep, options.flag),
         }
-        threads = [threading.Thread(target=keep_asking, args=(face, ask, out, stop)) for face, ask in asking.items()]
+        threads = [
+            threading.Thread(target=keep_asking, args=(face, ask, out, writing, stop)) for face, ask in asking.items()
+        ]
         for thread in threads:
             thread.start()
         sys.stdin.read()

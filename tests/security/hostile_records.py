@@ -1,10 +1,11 @@
 """What whoever can write to the topics writes there: junk, forgeries, and good records cut, bent and sent again.
 
-Seeded, and without I/O: the same seed and the same good records give the same flood. Each kind has a name, so that a
-failure says what it was. tests/security/hostile_topic.py sends them.
+Seeded, and without I/O: the same seed gives the same kinds in the same order, made of whatever good records there are.
+Each kind has a name, so that a failure says what it was. tests/security/hostile_topic.py sends them.
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -88,6 +89,8 @@ class Hostile:
         now_ms: Callable[[], int],
     ) -> None:
         self._rng = random.Random(seed)
+        # Of its own: what is made of good records takes as many random numbers as there are good records.
+        self._order = random.Random(seed)
         self._ledger = ledger
         self._stolen = list(stolen)
         self._flags = list(flags)
@@ -142,11 +145,13 @@ class Hostile:
     def writes(self, count: int) -> Iterator[Write]:
         """Yield so many records, over all streams; most go to the ledger."""
         streams = [WRITTEN[0]] * 6 + [WRITTEN[1]] * 2 + [WRITTEN[2]] * 2
-        for number in range(count):
-            stream = self._rng.choice(streams)
+        made = Counter[Stream]()
+        for _ in range(count):
+            stream = self._order.choice(streams)
             # Each kind of a stream in turn first: none is left out by chance.
-            kinds = self._kinds[stream]
-            name, make = kinds[number] if number < len(kinds) else self._rng.choice(kinds)
+            kinds, number = self._kinds[stream], made[stream]
+            made[stream] += 1
+            name, make = kinds[number] if number < len(kinds) else self._order.choice(kinds)
             yield self._dressed(stream, name, make())
 
     # --- what a broker is told beside the value ---

@@ -231,6 +231,7 @@ def test_ten_thousand_hostile_records_change_no_answer_and_fill_nothing(
 
 def judged(given: Sequence[Answer], beacon: Beacon) -> dict[str, object]:
     """Hold every answer to the honest history; return what is to be reported of them."""
+    silences = []
     for face in ("grpc", "ofrep"):
         mine = [answer for answer in given if answer.face == face]
         assert len(mine) > 500
@@ -239,6 +240,7 @@ def judged(given: Sequence[Answer], beacon: Beacon) -> dict[str, object]:
         back = [later for earlier, later in pairwise(mine) if later.seq < earlier.seq]
         assert not back, back[:5]
         silence_s = max(later.at_s - earlier.at_s for earlier, later in pairwise(mine))
+        silences.append(silence_s)
         assert silence_s < SILENCE_S_MAX, f"{face}: {silence_s:.2f} s without an answer"
         assert not [answer for answer in mine if answer.reason == "STALE"]
     took = sorted(answer.took_s for answer in given)
@@ -250,6 +252,7 @@ def judged(given: Sequence[Answer], beacon: Beacon) -> dict[str, object]:
         "p50_ms": round(took[len(took) // 2] * 1000, 2),
         "p99_ms": round(p99_s * 1000, 2),
         "worst_ms": round(took[-1] * 1000, 1),
+        "longest_silence_ms": round(max(silences) * 1000, 1),
     }
 
 
