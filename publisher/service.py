@@ -67,7 +67,7 @@ class LedgerCut(Misconfigured):
     code = "ledger_cut"
     hint = (
         "compare the ledger with a sidecar's head before anything is published: every reader that saw more would take "
-        "what comes now for a second history"
+        "what comes now for a second history; `flaghoist restore` puts back what sidecars have kept"
     )
 
 

@@ -32,16 +32,17 @@ class Production:
             init: more options of `flaghoist init`.
             driver: Python that runs before `init`, on the publisher's machine.
         """
-        made = cls(*(Operator(directory / name) for name in (*PEOPLE, "host")), url)
+        ada, grace, linus, host = (Operator(directory / name) for name in (*PEOPLE, "host"))
+        made = cls(ada, grace, linus, host, url)
         cards = [made.at(name).make_key(name, person) for name, person in PEOPLE.items()]
         emergency = made.grace.make_key("grace-emergency", PEOPLE["grace"])
-        begin = [
+        begin: list[str | Path] = [
             *("init", "--log-id", LOG_ID, "--ledger", url, "--emergency", emergency, "--json", "--yes"),
-            *(word for card in cards for word in ("--member", card)),
+            *(word for card in cards for word in ("--member", str(card))),
             *init,
         ]
         draft = Path(made._ok(begin, driver).document["root"])
-        copies = []
+        copies: list[str | Path] = []
         for person in ("ada", "grace"):
             copy = directory / f"{person}.root"
             shutil.copy(draft, copy)

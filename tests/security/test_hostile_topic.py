@@ -180,7 +180,7 @@ def test_ten_thousand_hostile_records_change_no_answer_and_fill_nothing(
 
             def all_read() -> bool:
                 counted = outcomes(metrics(sidecar), "records")
-                return sum(counted.get(name, 0) for name in IGNORED) >= hostile["ledger"]
+                return sum(counted.get(name, 0) for name in IGNORED) >= int(hostile["ledger"])
 
             until(all_read, "the sidecar has read everything")
             until(lambda: metrics(sidecar)["flaghoist_seq"] == beacon.newest[0], "the newest state")

@@ -87,6 +87,10 @@ def show_other_history(stage: Stage, pod: str, url: str, records: Sequence[bytes
     until(lambda: metrics(stage.pods[pod])["flaghoist_seq"] == len(records), f"{pod} is deceived")
 
 
+def all_at(stage: Stage, seq: int) -> bool:
+    return all(metrics(pod)["flaghoist_seq"] == seq for pod in stage.pods.values())
+
+
 def drill(stage: Stage, number: int) -> Drill:
     """Return the drill of that number."""
     (title,) = (t for t in titles_of(DOCUMENT.read_text()) if t.startswith(f"{number}. "))
@@ -125,8 +129,7 @@ def test_a_stolen_publisher_key_quarantines_and_a_root_without_it_cures_but_for_
     false = entry_after(production, told, thief)
     show_other_history(stage, "pod-b", f"sqlite:///{tmp_path}/other.db", [*told, false])
     published_by(stage, "ada", "grace", "newCheckout", "--variant", "on")
-    for pod in stage.pods:
-        until(lambda pod=pod: metrics(stage.pods[pod])["flaghoist_seq"] == 3, f"{pod} is at seq 3")
+    until(lambda: all_at(stage, 3), "both pods are at seq 3")
     stage.stop_pod("pod-b")
     stage.start_pod("pod-b")  # and now it sees the true one
     asyncio.run(write(production.url, Stream.LEDGER, false))
@@ -239,8 +242,7 @@ def test_a_lost_topic_and_one_without_its_beginning_are_put_back_from_what_pods_
         for pod in ("pod-a", "pod-b"):
             stage.start_pod(pod)
         published_by(stage, "ada", "grace", "newCheckout", "--variant", "on")
-        for pod, sidecar in stage.pods.items():
-            until(lambda sidecar=sidecar: metrics(sidecar)["flaghoist_seq"] == 3, f"{pod} is at seq 3")
+        until(lambda: all_at(stage, 3), "both pods are at seq 3")
         location = parse(production.url)
         assert isinstance(location, KafkaLocation)
         asyncio.run(administer(location, lambda admin: admin.delete_topics([location.topic])))
