@@ -291,6 +291,8 @@ class Ledger:
             requester=authorized.proposal.requester,
             approvers=authorized.approvers,
             root_threshold=self.root.grant(Role.APPROVER).threshold,
+            # Who may ask for an emergency, its key has said.
+            proposing=authorized.proposal.kind is not ProposalKind.EMERGENCY,
         )
 
     def _check_rate(self, proposal: Proposal, at_ms: int) -> None:

@@ -142,7 +142,8 @@ def _proposal(
     reason: str,
     incident: str | None,
 ) -> Proposal:
-    now_ms = work.now_ms()
+    # The ledger's time may be ahead of the clock, by what a publisher has dated an approved change.
+    now_ms = max(work.now_ms(), reading.reader.ledger.head.published_at)
     named = ", ".join(str(kill.state_id) for kill in kills)
     title = f"kill {named}"
     if len(title) > TITLE_CHARS_MAX:

@@ -99,15 +99,23 @@ def missing_approvals(
 
 
 def check_people(
-    rules: Sequence[Rule], *, requester: Person, approvers: Collection[Person], root_threshold: int
+    rules: Sequence[Rule],
+    *,
+    requester: Person,
+    approvers: Collection[Person],
+    root_threshold: int,
+    proposing: bool = True,
 ) -> None:
     """Refuse what the rules' people do not stand behind.
+
+    Args:
+        proposing: also who asks, and whether anybody may.
 
     Raises:
         PolicyRefused: a rule refuses it at all, or others must propose it, or approve it.
         NotApproved: fewer people than the root's own threshold approve it.
     """
-    for rule in rules:
+    for rule in rules if proposing else ():
         if rule.refuse is not None:
             raise PolicyRefused(rule.name, "refuse", rule.refuse, hint="the policy allows nobody to do this")
         if rule.propose is not None and requester not in rule.propose:

@@ -120,6 +120,7 @@ class Policy:
         requester: Person,
         approvers: Collection[Person],
         root_threshold: int,
+        proposing: bool = True,
     ) -> str:
         """Return what the entry's `policy` names: the rules that allow these changes by these people.
 
@@ -128,13 +129,17 @@ class Policy:
         Args:
             approvers: people whose approvals of exactly this proposal count; the requester among them is ignored.
             root_threshold: how many distinct approvers the root asks for, whatever the rules say.
+            proposing: whether it also matters who asks, and whether the change may be asked for at all; not when
+                people stand behind an emergency that is in force.
 
         Raises:
             PolicyRefused: a rule does not allow it; the text says what it asked for and who could still approve.
             NotApproved: fewer approvers than the root's threshold.
         """
         rules = self.rules_for(changes, log_id)
-        check_people(rules, requester=requester, approvers=approvers, root_threshold=root_threshold)
+        check_people(
+            rules, requester=requester, approvers=approvers, root_threshold=root_threshold, proposing=proposing
+        )
         return f"{APPROVALS_RULE}>={root_threshold}" if self.built_in else allowed_by(rules)
 
     def publication_faults(

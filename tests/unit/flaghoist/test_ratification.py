@@ -181,6 +181,17 @@ def test_ratification_takes_the_people_whom_the_policy_asks_for(threshold):
     assert isinstance(judged(forge, digest(proposal), [forge.approval(proposal, by=LINUS)]), Ratified)
 
 
+@pytest.mark.parametrize("closed", ["propose: [sre]", "refuse: not by hand"])
+def test_kill_that_its_maker_could_not_have_proposed_can_be_ratified(closed):
+    policy = POLICY.replace("approvals: {count: 1, from: sre}", f"approvals: {{count: 1, from: sre}}\n    {closed}")
+    forge = environment(root={"policy": POLICY})
+    put(forge, "checkout", {**SAFE, "team": "payments"}, approved_by=(LINUS,), policy="payments")
+    forge.rotate(policy=policy)
+    proposal = proposal_of(forge.kill("checkout"))
+    refusal(judged(forge, digest(proposal), [forge.approval(proposal, by=ADA)]), "policy_refused")
+    assert isinstance(judged(forge, digest(proposal), [forge.approval(proposal, by=LINUS)]), Ratified)
+
+
 def test_emergency_for_which_neither_root_nor_policy_asks_approvals_needs_no_ratification():
     forge = environment(approvals=0, root={"policy": POLICY})
     put(forge, "search", approved_by=(), policy="any")
