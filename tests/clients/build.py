@@ -229,15 +229,15 @@ LANGUAGES: Final[Mapping[str, Language]] = {
 }
 
 
-def main(names: Sequence[str]) -> int:
-    """Build the named clients, or all; the exit code."""
-    if unknown := sorted(set(names) - set(LANGUAGES)):
-        print(f"no such client: {', '.join(unknown)} (there are: {', '.join(LANGUAGES)})", file=sys.stderr)
+def build_all(names: Sequence[str], programs: Mapping[str, Language]) -> int:
+    """Build the named programs, or all, and print the command of each; the exit code."""
+    if unknown := sorted(set(names) - set(programs)):
+        print(f"none is called {', '.join(unknown)} (there are: {', '.join(programs)})", file=sys.stderr)
         return 2
     failed = 0
-    for name in names or LANGUAGES:
+    for name in names or programs:
         try:
-            command = built(LANGUAGES[name], lambda line: print(line, file=sys.stderr, flush=True))
+            command = built(programs[name], lambda line: print(line, file=sys.stderr, flush=True))
         except BuildFailed as error:
             print(error, file=sys.stderr)
             failed = 1
@@ -247,4 +247,4 @@ def main(names: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(build_all(sys.argv[1:], LANGUAGES))

@@ -9,7 +9,7 @@ import pytest
 
 from tests.clients.agreement import FLAGS, GATE, RELEASE, ROWS, Row
 from tests.clients.build import LANGUAGES
-from tests.clients.conftest import Command
+from tests.clients.built_commands import Command
 from tests.clients.driver import Answer, Client, running_client
 from tests.clients.environment import Environment
 from tests.forge import boolean_flag

@@ -5,12 +5,12 @@
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.clients.build import BuildFailed, Language, Run, built
+from tests.clients.build import Language, Run, build_all
 
 HERE: Final = Path(__file__).resolve().parent
 
@@ -56,22 +56,5 @@ READERS: Final[Mapping[str, Reader]] = {
 }
 
 
-def main(names: Sequence[str]) -> int:
-    """Build the named readers, or all; the exit code."""
-    if unknown := sorted(set(names) - set(READERS)):
-        print(f"no such reader: {', '.join(unknown)} (there are: {', '.join(READERS)})", file=sys.stderr)
-        return 2
-    failed = 0
-    for name in names or READERS:
-        try:
-            command = built(READERS[name], lambda line: print(line, file=sys.stderr, flush=True))
-        except BuildFailed as error:
-            print(error, file=sys.stderr)
-            failed = 1
-        else:
-            print(f"{name}: {' '.join(command)}", flush=True)
-    return failed
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(build_all(sys.argv[1:], READERS))
