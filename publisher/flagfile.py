@@ -4,13 +4,13 @@ Pure: bytes in, definitions out. Source: flagd's schema (https://flagd.dev/schem
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
 from flaghoist.definition import Scalar, encode_evaluator, encode_flag
-from flaghoist.errors import BadDefinition, Malformed, Refused
+from flaghoist.errors import BadDefinition, Faulty, Malformed, Refused
 from flaghoist.values import FlagKey, Source
 
 # 10,000 flags of 1 KiB each; also what a reviewer of the plan can be expected to look through, and more.
@@ -19,7 +19,6 @@ FILE_BYTES_MAX: Final = 10 * 1024 * 1024
 DEPTH_MAX: Final = 100
 # YAML aliases make a small file mean a large one ("billion laughs"); 10 MiB of JSON cannot hold more than this.
 NODES_MAX: Final = 4_000_000
-PROBLEMS_SHOWN_MAX: Final = 50
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -29,19 +28,11 @@ class Syntax(StrEnum):
     YAML = "YAML"
 
 
-class BadFile(Malformed):
+class BadFile(Faulty):
     """A file with faults; `problems` names each one with its place."""
 
     code = "bad_file"
     hint = "nothing was proposed; correct the file and run the command again"
-
-    def __init__(self, where: str, problems: Sequence[str]) -> None:
-        shown = list(problems[:PROBLEMS_SHOWN_MAX])
-        if len(problems) > len(shown):
-            shown.append(f"and {len(problems) - len(shown)} more")
-        many = f"{where}: {len(problems)} problems:\n  " + "\n  ".join(shown)
-        super().__init__(many if len(problems) > 1 else f"{where}: {problems[0]}")
-        self.problems = tuple(problems)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,11 @@
 metrics and in logs, and tests/unit/flaghoist/test_errors.py pins them.
 """
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+# More faults than anybody mends in one go.
+PROBLEMS_SHOWN_MAX: Final = 50
 
 
 class FlaghoistError(Exception):
@@ -56,6 +60,18 @@ class TooLarge(Malformed):
     def __init__(self, what: str, *, limit: int, got: int, unit: str = "bytes") -> None:
         super().__init__(f"{what}: at most {limit} {unit}, got {got}")
         self.limit, self.got = limit, got
+
+
+class Faulty(Malformed):
+    """A text with faults; `problems` names each one with its place, `where` the text. Subclasses have the code."""
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        shown = list(problems[:PROBLEMS_SHOWN_MAX])
+        if len(problems) > len(shown):
+            shown.append(f"and {len(problems) - len(shown)} more")
+        many = f"{where}: {len(problems)} problems:\n  " + "\n  ".join(shown)
+        super().__init__(many if len(problems) > 1 else f"{where}: {problems[0]}")
+        self.problems = tuple(problems)
 
 
 # --- signatures and roles ---

@@ -5,31 +5,22 @@ guesses types: every scalar is text here, and whoever wants a number reads one f
 directives and second documents are refused: what is reviewed is what is meant.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from flaghoist.errors import Malformed
+from flaghoist.errors import Faulty
 
 POLICY_BYTES_MAX: Final = 64 * 1024  # what a root may carry (codec.POLICY_CHARS_MAX); a thousand lines
 DEPTH_MAX: Final = 60  # a rule's deepest place is 5; cases carry flag definitions, whose rules nest
 NODES_MAX: Final = 20_000  # 64 KiB of `[a,a,…]` hold more; no policy does
-PROBLEMS_SHOWN_MAX: Final = 50
 
 
-class BadPolicy(Malformed):
+class BadPolicy(Faulty):
     """A policy with faults; `problems` names each one with its line."""
 
     code = "bad_policy"
     hint = "correct the policy; `flaghoist policy lint FILE` checks it, and docs/policy.md describes every field"
-
-    def __init__(self, where: str, problems: Sequence[str]) -> None:
-        shown = list(problems[:PROBLEMS_SHOWN_MAX])
-        if len(problems) > len(shown):
-            shown.append(f"and {len(problems) - len(shown)} more")
-        many = f"{where}: {len(problems)} problems:\n  " + "\n  ".join(shown)
-        super().__init__(many if len(problems) > 1 else f"{where}: {problems[0]}")
-        self.problems = tuple(problems)
 
 
 @dataclass(frozen=True, slots=True)
