@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
-from flaghoist.definition import Scalar, encode_evaluator, encode_flag
+from flaghoist.definition import encode_evaluator, encode_flag
+from flaghoist.document import Scalar
 from flaghoist.errors import BadDefinition, Faulty, Malformed, Refused
 from flaghoist.values import FlagKey, Source
 

@@ -11,13 +11,8 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any, Final
 
-from flaghoist.definition import (
-    FlagDefinition,
-    JsonValue,
-    encode_evaluator,
-    flag_from_flagd,
-    governance_from,
-)
+from flaghoist.definition import FlagDefinition, encode_evaluator, flag_from_flagd, governance_from
+from flaghoist.document import JsonValue
 from flaghoist.errors import BadDefinition, Malformed, NotApproved, Refused
 from flaghoist.policy import Change, ChangeKind, PastChange, Policy, PolicyRefused, Touched
 from flaghoist.policy.document import BadPolicy, Fields, Items, Node, Text, kind_of, read_document

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from flaghoist.definition import JsonValue
+from flaghoist.document import JsonValue
 from flaghoist.environment import Environments
 from flaghoist.errors import FlaghoistError, Misconfigured
 from flaghoist.root import FIRST_VERSION

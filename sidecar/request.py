@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final, TypeAlias
 from urllib.parse import unquote
 
-from flaghoist.definition import JsonValue
+from flaghoist.document import JsonValue
 from flaghoist.selector import EVERYTHING, BadSelector, Selector
 from flaghoist.values import Seq
 

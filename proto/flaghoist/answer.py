@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from flaghoist.definition import JsonValue, Scalar
+from flaghoist.document import JsonValue, Scalar
 from flaghoist.errors import Refused
 
 

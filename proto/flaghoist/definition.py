@@ -4,30 +4,32 @@ Source: flagd's flag definition schema (https://flagd.dev/schema/v0/flags.json);
 """
 
 import json
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from datetime import date
 from enum import StrEnum
-from typing import Any, Final, Literal, Never, TypeAlias
+from typing import Any, Final, Literal
 
-from flaghoist.errors import BadDefinition, Malformed
+from flaghoist.document import (
+    NAME_CHARS_MAX,
+    JsonValue,
+    Scalar,
+    date_in,
+    listed,
+    object_in,
+    optional_name,
+    person_in,
+    plain,
+    read_document,
+    refuse,
+    shown,
+    text_in,
+    write_document,
+)
 from flaghoist.values import Person
 
-Scalar: TypeAlias = str | int | float | bool
-# At run time an array is a list and an object is a dict; the wide types let callers pass what they have.
-JsonValue: TypeAlias = bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"] | None
-
-DEFINITION_BYTES_MAX: Final = 256 * 1024  # half of the largest envelope: a proposal also carries its other fields
-DOCUMENT_DEPTH_MAX: Final = 200  # a chain of 99 `if`s in flagd's three-operand form; json.loads stops before 1000
-DOCUMENT_VALUES_MAX: Final = 131_072  # more do not fit into DEFINITION_BYTES_MAX; bounds what YAML aliases expand to
-NAME_CHARS_MAX: Final = 255  # of a team, ticket, service or variant: they become labels, columns and file names
 DESCRIPTION_CHARS_MAX: Final = 4096
 STALE_S_MAX: Final = 10 * 366 * 86_400  # ten years: more is a slip of the unit
 SAFE_INT_MAX: Final = 2**53 - 1  # flagd's schema: larger ones are not exact in its clients, which read doubles
-
-_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
 
 
 class FlagState(StrEnum):
@@ -96,10 +98,10 @@ def parse_flag(document: bytes, *, where: str = "flag") -> FlagDefinition:
     Raises:
         BadDefinition: not such a document; it names the field, what was expected and what came.
     """
-    top = _document(document, where, ("flag", "governance"))
+    top = read_document(document, where, ("flag", "governance"))
     raw = top.get("flag")
     if type(raw) is not dict:
-        _refuse(where, f'want an object with a flag definition under "flag", got {_shown(raw)}')
+        refuse(where, f'want an object with a flag definition under "flag", got {shown(raw)}')
     governance = _governance(top["governance"], f"{where}.governance") if "governance" in top else NO_GOVERNANCE
     return _flag(raw, where, governance)
 
@@ -114,7 +116,7 @@ def flag_from_flagd(raw: Mapping[str, object], where: str, governance: Governanc
     Raises:
         BadDefinition: `where` is the path of the field, such as `flags.newUi.variants.on`.
     """
-    return _flag(_object(_plain(raw, where), where), where, governance)
+    return _flag(object_in(plain(raw, where), where), where, governance)
 
 
 def governance_from(raw: Mapping[str, object], where: str = "governance") -> Governance:
@@ -123,7 +125,7 @@ def governance_from(raw: Mapping[str, object], where: str = "governance") -> Gov
     Raises:
         BadDefinition: an unknown key, or a value that cannot be; `where` is the path of the field.
     """
-    return _governance(_plain(raw, where), where)
+    return _governance(plain(raw, where), where)
 
 
 def encode_flag(raw_flag: Mapping[str, object], governance: Mapping[str, object] | None = None) -> bytes:
@@ -132,10 +134,10 @@ def encode_flag(raw_flag: Mapping[str, object], governance: Mapping[str, object]
     Raises:
         BadDefinition: parse_flag would refuse the result.
     """
-    top: dict[str, object] = {"flag": _plain(raw_flag, "flag")}
+    top: dict[str, object] = {"flag": plain(raw_flag, "flag")}
     if governance:
-        top["governance"] = _plain(governance, "governance")
-    document = _encoded(top, "flag")
+        top["governance"] = plain(governance, "governance")
+    document = write_document(top, "flag")
     parse_flag(document)
     return document
 
@@ -148,7 +150,7 @@ def killed(flag: FlagDefinition, *, where: str = "flag") -> FlagDefinition:
     """
     safe = flag.governance.safe_variant
     if safe is None:
-        _refuse(where, "want a flag that declares a safe_variant, this one has none", "propose the change instead")
+        refuse(where, "want a flag that declares a safe_variant, this one has none", "propose the change instead")
     return replace(flag, state=FlagState.ENABLED, default_variant=safe, targeting=None)
 
 
@@ -157,7 +159,7 @@ def killed_document(document: bytes) -> bytes:
     top = json.loads(document)
     flag = {name: value for name, value in top["flag"].items() if name != "targeting"}
     flag |= {"state": FlagState.ENABLED.value, "defaultVariant": top["governance"]["safe_variant"]}
-    return _encoded({**top, "flag": flag}, "flag")
+    return write_document({**top, "flag": flag}, "flag")
 
 
 def parse_evaluator(document: bytes, *, where: str = "evaluator") -> JsonValue:
@@ -166,10 +168,10 @@ def parse_evaluator(document: bytes, *, where: str = "evaluator") -> JsonValue:
     Raises:
         BadDefinition: not such a document. The rule itself is checked when it is compiled.
     """
-    top = _document(document, where, ("evaluator",))
+    top = read_document(document, where, ("evaluator",))
     rule = top.get("evaluator")
     if type(rule) is not dict or not rule:
-        _refuse(where, f'want an object with one operator under "evaluator", got {_shown(rule)}')
+        refuse(where, f'want an object with one operator under "evaluator", got {shown(rule)}')
     return rule
 
 
@@ -179,140 +181,9 @@ def encode_evaluator(rule: JsonValue) -> bytes:
     Raises:
         BadDefinition: parse_evaluator would refuse the result.
     """
-    document = _encoded({"evaluator": _plain(rule, "evaluator")}, "evaluator")
+    document = write_document({"evaluator": plain(rule, "evaluator")}, "evaluator")
     parse_evaluator(document)
     return document
-
-
-def _refuse(where: str, message: str, hint: str | None = None) -> Never:
-    raise BadDefinition(where, message, hint=hint)
-
-
-def _shown(value: object) -> str:
-    """A value for an error: its type, and itself when it is short."""
-    if value is None:
-        return "null"
-    if isinstance(value, Mapping):
-        return "an object"
-    if isinstance(value, (list, tuple)):
-        return "a list"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    shown = repr(value) if not isinstance(value, int) or abs(value) < 10**40 else "a huge number"
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
-
-
-# --- documents ---
-
-
-class _BadJson(ValueError):
-    """What json's hooks found; json.loads passes it through."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise _BadJson(f"the key {twice!r} stands twice in one object")
-    return found
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise _BadJson(f"the number {text[:40]} does not fit a double")
-    return number
-
-
-def _not_json(text: str) -> Never:
-    raise _BadJson(f"{text} is no JSON")
-
-
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_not_json)
-
-
-def _document(document: bytes, where: str, allowed: tuple[str, ...]) -> dict[str, Any]:
-    if len(document) > DEFINITION_BYTES_MAX:
-        _refuse(where, f"want at most {DEFINITION_BYTES_MAX} bytes, got {len(document)}")
-    try:
-        top = _DECODER.decode(document.decode())
-        if b"\\u" in document:
-            json.dumps(top, ensure_ascii=False).encode()  # finds halves of surrogate pairs, which no UTF-8 can hold
-    except UnicodeDecodeError as error:
-        _refuse(where, f"want UTF-8, got byte 0x{document[error.start]:02x} at {error.start}")
-    except UnicodeEncodeError:
-        _refuse(where, "want Unicode text, got half of a surrogate pair")
-    except _BadJson as error:
-        _refuse(where, str(error))
-    except json.JSONDecodeError as error:
-        _refuse(where, f"want JSON, got at line {error.lineno} column {error.colno}: {error.msg}")
-    except (RecursionError, ValueError):  # only what is over the limits: nested too deeply, or endless digits
-        _refuse(where, f"want at most {DOCUMENT_DEPTH_MAX} levels, and numbers that fit a double")
-    if document.count(b"{") + document.count(b"[") > DOCUMENT_DEPTH_MAX:
-        _plain(top, where)
-    top = _object(top, where)
-    for key in top:
-        if key not in allowed:
-            _refuse(where, f"want only {_listed(allowed)}, got {key!r}")
-    return top
-
-
-def _encoded(top: object, where: str) -> bytes:
-    try:
-        return json.dumps(top, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    except UnicodeEncodeError:
-        _refuse(where, "want Unicode text, got half of a surrogate pair")
-
-
-def _plain(value: object, where: str) -> Any:
-    """Return JSON values as plain str, int, float, bool, None, list and dict, whatever library read them.
-
-    Raises:
-        BadDefinition: something that JSON does not have, or more than the limits on depth and size allow.
-    """
-    left = [DOCUMENT_VALUES_MAX]
-
-    def copied(value: object, where: str, depth: int) -> Any:
-        left[0] -= 1
-        if left[0] < 0 or depth > DOCUMENT_DEPTH_MAX:
-            _refuse(where, f"want at most {DOCUMENT_DEPTH_MAX} levels and {DOCUMENT_VALUES_MAX} values")
-        if value is None or isinstance(value, bool):
-            return value
-        if isinstance(value, str):
-            return str(value)
-        if isinstance(value, int):
-            return int(value)
-        if isinstance(value, float):
-            if not math.isfinite(value):
-                _refuse(where, f"want a finite number, got {value!r}")
-            return float(value)
-        if isinstance(value, Mapping):
-            for key in value:
-                if not isinstance(key, str):
-                    _refuse(where, f"want text as a key, got {_shown(key)}", "put it in quotes")
-            copy: dict[str, Any] = {}
-            for key, item in value.items():  # no comprehension: each level would take two frames
-                copy[str(key)] = copied(item, f"{where}.{key}", depth + 1)
-            return copy
-        if isinstance(value, (list, tuple)):
-            items: list[Any] = []
-            for index, item in enumerate(value):
-                items.append(copied(item, f"{where}[{index}]", depth + 1))
-            return items
-        _refuse(where, f"want JSON, got {_shown(value)} ({type(value).__name__})", "put it in quotes to make it text")
-
-    return copied(value, where, 0)
-
-
-def _object(value: object, where: str) -> dict[str, Any]:
-    if type(value) is not dict:
-        _refuse(where, f"want an object, got {_shown(value)}")
-    return value
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f'"{name}"' for name in names)
 
 
 # --- flags ---
@@ -329,10 +200,10 @@ def _flag(raw: dict[str, Any], where: str, governance: Governance) -> FlagDefini
         _one_of(governance.safe_variant, variants, f"{where}.governance.safe_variant")
     targeting = raw.get("targeting")
     if targeting is not None and type(targeting) is not dict:
-        _refuse(f"{where}.targeting", f"want an object with one operator, got {_shown(targeting)}")
+        refuse(f"{where}.targeting", f"want an object with one operator, got {shown(targeting)}")
     description = raw.get("description")
     if description is not None:
-        _text(description, f"{where}.description", DESCRIPTION_CHARS_MAX)
+        text_in(description, f"{where}.description", DESCRIPTION_CHARS_MAX)
     return FlagDefinition(
         state=_state(raw, where),
         variants=variants,
@@ -346,18 +217,13 @@ def _flag(raw: dict[str, Any], where: str, governance: Governance) -> FlagDefini
 
 def _state(raw: dict[str, Any], where: str) -> FlagState:
     state = raw.get("state")
-    if state == "ENABLED":
-        return FlagState.ENABLED
-    if state == "DISABLED":
-        return FlagState.DISABLED
     if state is None:
-        _refuse(f"{where}.state", "want ENABLED or DISABLED, got nothing", 'add "state": "ENABLED"')
-    upper = isinstance(state, str) and state.upper() in ("ENABLED", "DISABLED")
-    _refuse(
-        f"{where}.state",
-        f"want ENABLED or DISABLED, got {_shown(state)}",
-        "write it in capital letters" if upper else None,
-    )
+        refuse(f"{where}.state", "want ENABLED or DISABLED, got nothing", 'add "state": "ENABLED"')
+    if state not in ("ENABLED", "DISABLED"):
+        upper = isinstance(state, str) and state.upper() in ("ENABLED", "DISABLED")
+        hint = "write it in capital letters" if upper else None
+        refuse(f"{where}.state", f"want ENABLED or DISABLED, got {shown(state)}", hint)
+    return FlagState(state)
 
 
 _KINDS: Final = {bool: "bool", int: "number", float: "number", str: "string", dict: "object"}
@@ -365,46 +231,46 @@ _KINDS: Final = {bool: "bool", int: "number", float: "number", str: "string", di
 
 def _variants(raw: object, where: str) -> dict[str, JsonValue]:
     if type(raw) is not dict or not raw:
-        _refuse(where, f"want an object with at least one variant, got {'{}' if raw == {} else _shown(raw)}")
+        refuse(where, f"want an object with at least one variant, got {'{}' if raw == {} else shown(raw)}")
     first: tuple[str, str] | None = None
     for name, value in raw.items():
         kind = _KINDS.get(type(value))
         if kind is None:
-            _refuse(f"{where}.{name}", f"want a bool, number, string or object, got {_shown(value)}")
+            refuse(f"{where}.{name}", f"want a bool, number, string or object, got {shown(value)}")
         if not 0 < len(name) <= NAME_CHARS_MAX:
-            _refuse(where, f"want variant names of 1 to {NAME_CHARS_MAX} characters, got {_shown(name)}")
+            refuse(where, f"want variant names of 1 to {NAME_CHARS_MAX} characters, got {shown(name)}")
         if type(value) is int and abs(value) > SAFE_INT_MAX:
-            _refuse(
+            refuse(
                 f"{where}.{name}",
-                f"want a whole number within ±{SAFE_INT_MAX}, got {_shown(value)}",
+                f"want a whole number within ±{SAFE_INT_MAX}, got {shown(value)}",
                 "clients read numbers as doubles, which would change it; write it as a string",
             )
         if first is None:
             first = name, kind
         elif kind != first[1]:
-            _refuse(
+            refuse(
                 f"{where}.{name}",
-                f"want all variants of one type: {first[0]!r} is a {first[1]}, got {_shown(value)} ({kind})",
+                f"want all variants of one type: {first[0]!r} is a {first[1]}, got {shown(value)} ({kind})",
             )
     return raw
 
 
 def _one_of(name: object, variants: Mapping[str, JsonValue], where: str) -> None:
     if type(name) is not str or name not in variants:
-        shown = ", ".join(list(variants)[:8]) + (", …" if len(variants) > 8 else "")
-        _refuse(where, f"want one of the variants ({shown}), got {_shown(name)}")
+        known = ", ".join(list(variants)[:8]) + (", …" if len(variants) > 8 else "")
+        refuse(where, f"want one of the variants ({known}), got {shown(name)}")
 
 
 def _metadata(raw: object, where: str) -> dict[str, Scalar]:
     if raw is None:
         return {}
-    for key, value in _object(raw, where).items():
+    for key, value in object_in(raw, where).items():
         if not key:
-            _refuse(where, "want names, got an empty one")
+            refuse(where, "want names, got an empty one")
         if type(value) not in (str, int, float, bool):
-            _refuse(f"{where}.{key}", f"want a string, number or bool, got {_shown(value)}")
+            refuse(f"{where}.{key}", f"want a string, number or bool, got {shown(value)}")
         if type(value) is int and abs(value) > SAFE_INT_MAX:
-            _refuse(f"{where}.{key}", f"want a whole number within ±{SAFE_INT_MAX}, got {_shown(value)}")
+            refuse(f"{where}.{key}", f"want a whole number within ±{SAFE_INT_MAX}, got {shown(value)}")
     return raw  # type: ignore[return-value]
 
 
@@ -414,79 +280,45 @@ _GOVERNANCE_KEYS: Final = tuple(field.name for field in fields(Governance))
 
 
 def _governance(value: object, where: str) -> Governance:
-    raw = _object(value, where)
+    raw = object_in(value, where)
     for key in raw:
         if key not in _GOVERNANCE_KEYS:
-            _refuse(where, f"want only {_listed(_GOVERNANCE_KEYS)}, got {key!r}")
-    safe_variant = _optional_name(raw, "safe_variant", where)
+            refuse(where, f"want only {listed(_GOVERNANCE_KEYS)}, got {key!r}")
+    safe_variant = optional_name(raw, "safe_variant", where)
     on_stale = raw.get("on_stale")
     if on_stale not in (None, "safe_variant"):
-        _refuse(f"{where}.on_stale", f'want "safe_variant", got {_shown(on_stale)}')
+        refuse(f"{where}.on_stale", f'want "safe_variant", got {shown(on_stale)}')
     if on_stale is not None and safe_variant is None:
-        _refuse(f"{where}.on_stale", "want a safe_variant beside it, got none", 'add "safe_variant": "NAME"')
+        refuse(f"{where}.on_stale", "want a safe_variant beside it, got none", 'add "safe_variant": "NAME"')
     services = raw.get("services")
     if services is not None and type(services) is not list:
-        _refuse(f"{where}.services", f"want a list of names, got {_shown(services)}")
+        refuse(f"{where}.services", f"want a list of names, got {shown(services)}")
     return Governance(
-        owner=_owner(raw.get("owner"), f"{where}.owner"),
-        team=_optional_name(raw, "team", where),
+        owner=person_in(raw.get("owner"), f"{where}.owner"),
+        team=optional_name(raw, "team", where),
         category=_category(raw.get("category"), f"{where}.category"),
-        expires_at=_date(raw.get("expires_at"), f"{where}.expires_at"),
-        ticket=_optional_name(raw, "ticket", where),
+        expires_at=date_in(raw.get("expires_at"), f"{where}.expires_at"),
+        ticket=optional_name(raw, "ticket", where),
         safe_variant=safe_variant,
         on_stale=on_stale,
         max_stale_s=_stale_s(raw.get("max_stale_s"), f"{where}.max_stale_s"),
         services=tuple(
-            [_text(name, f"{where}.services[{i}]", NAME_CHARS_MAX, least=1) for i, name in enumerate(services or ())]
+            [text_in(name, f"{where}.services[{i}]", NAME_CHARS_MAX, least=1) for i, name in enumerate(services or ())]
         ),
     )
-
-
-def _owner(value: object, where: str) -> Person | None:
-    if value is None:
-        return None
-    try:
-        return Person(value)
-    except Malformed as error:
-        raise BadDefinition(where, str(error)) from error
 
 
 def _category(value: object, where: str) -> Category | None:
     if value is None:
         return None
     if not isinstance(value, str) or value not in list(Category):
-        _refuse(where, f"want one of {', '.join(Category)}, got {_shown(value)}")
+        refuse(where, f"want one of {', '.join(Category)}, got {shown(value)}")
     return Category(value)
-
-
-def _date(value: object, where: str) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, str) and _DATE.match(value):
-        try:
-            date.fromisoformat(value)
-        except ValueError:
-            pass
-        else:
-            return value
-    _refuse(where, f"want a date as YYYY-MM-DD, got {_shown(value)}")
 
 
 def _stale_s(value: object, where: str) -> int | None:
     if value is None:
         return None
     if type(value) is not int or not 0 < value <= STALE_S_MAX:
-        _refuse(where, f"want whole seconds, 1 .. {STALE_S_MAX}, got {_shown(value)}")
-    return value
-
-
-def _optional_name(raw: dict[str, Any], key: str, where: str) -> str | None:
-    value = raw.get(key)
-    return None if value is None else _text(value, f"{where}.{key}", NAME_CHARS_MAX, least=1)
-
-
-def _text(value: object, where: str, longest: int, *, least: int = 0) -> str:
-    if type(value) is not str or not least <= len(value) <= longest:
-        size = f"{least} to {longest}" if least else f"at most {longest}"
-        _refuse(where, f"want text of {size} characters, got {_shown(value)}")
+        refuse(where, f"want whole seconds, 1 .. {STALE_S_MAX}, got {shown(value)}")
     return value

@@ -11,7 +11,7 @@ from flaghoist.answer import Answer as Answer
 from flaghoist.answer import ErrorCode as ErrorCode
 from flaghoist.answer import EvaluationFailed as EvaluationFailed
 from flaghoist.answer import Reason as Reason
-from flaghoist.definition import JsonValue
+from flaghoist.document import JsonValue
 from flaghoist.errors import Malformed
 from flaghoist.snapshot import CompiledFlag, View
 from flaghoist.targeting.coercion import normal, variant_name

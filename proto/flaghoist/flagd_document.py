@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from flaghoist.definition import JsonValue, Scalar
+from flaghoist.document import JsonValue, Scalar
 from flaghoist.errors import TooLarge
 from flaghoist.selector import SOURCE_KEY
 from flaghoist.snapshot import CompiledFlag, View

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
 from flaghoist.answer import Answer, Reason
-from flaghoist.definition import FlagDefinition, FlagState, JsonValue, killed, parse_evaluator, parse_flag
+from flaghoist.definition import FlagDefinition, FlagState, killed, parse_evaluator, parse_flag
+from flaghoist.document import JsonValue
 from flaghoist.errors import BadDefinition, Malformed, StaleBase
 from flaghoist.records import Op
 from flaghoist.selector import EVERYTHING, FLAG_SET_KEY, Selector

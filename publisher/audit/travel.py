@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from flaghoist.definition import JsonValue
+from flaghoist.document import JsonValue
 from flaghoist.evaluation import Answer, EvaluationFailed, evaluate
 from flaghoist.selector import Selector
 from flaghoist.snapshot import Snapshot

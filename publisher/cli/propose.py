@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from flaghoist.codec import PROPOSAL, REASON_CHARS_MAX, TITLE_CHARS_MAX, encode_envelope
-from flaghoist.definition import DEFINITION_BYTES_MAX
+from flaghoist.document import DEFINITION_BYTES_MAX
 from flaghoist.errors import Malformed, Misconfigured, Refused
 from flaghoist.records import Proposal
 from flaghoist.signing import digest, seal

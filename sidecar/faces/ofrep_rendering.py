@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
-from flaghoist.definition import Scalar
+from flaghoist.document import Scalar
 from flaghoist.evaluation import Answer, ErrorCode, EvaluationFailed
 from flaghoist.selector import Selector
 from sidecar.board import Served

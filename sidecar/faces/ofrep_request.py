@@ -1,6 +1,6 @@
 """The context that an OFREP request brings; what its headers ask is in sidecar/request.py."""
 
-from flaghoist.definition import JsonValue
+from flaghoist.document import JsonValue
 from flaghoist.evaluation import normalised
 from sidecar.faces.json_body import json_object
 

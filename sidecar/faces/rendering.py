@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final
 
-from flaghoist.definition import JsonValue, Scalar
+from flaghoist.document import JsonValue, Scalar
 from flaghoist.evaluation import Answer, Reason
 from flaghoist.snapshot import View
 from sidecar.faces import statuses

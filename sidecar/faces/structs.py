@@ -6,7 +6,7 @@ from typing import Final
 
 from google.protobuf.struct_pb2 import NULL_VALUE, Struct, Value
 
-from flaghoist.definition import JsonValue
+from flaghoist.document import JsonValue
 from flaghoist.errors import Malformed
 
 # protobuf's decoder refuses more than 100 nested messages, which is 32 objects in a request; lists nest cheaper.

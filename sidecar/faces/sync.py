@@ -13,7 +13,7 @@ import structlog
 from flagd.sync.v1 import sync_pb2
 from google.protobuf.message import DecodeError
 
-from flaghoist.definition import JsonValue
+from flaghoist.document import JsonValue
 from flaghoist.errors import TooLarge
 from flaghoist.flagd_document import document, faults, member
 from flaghoist.selector import EVERYTHING, BadSelector, Selector

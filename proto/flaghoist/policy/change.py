@@ -4,7 +4,8 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 
-from flaghoist.definition import FlagDefinition, JsonValue
+from flaghoist.definition import FlagDefinition
+from flaghoist.document import JsonValue
 from flaghoist.records import Op
 from flaghoist.values import Action, FlagKey, Source, Target
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final, TypeAlias
 
-from flaghoist.definition import FlagDefinition, FlagState, JsonValue
+from flaghoist.definition import FlagDefinition, FlagState
+from flaghoist.document import JsonValue
 from flaghoist.policy.change import Change, same_json
 from flaghoist.targeting.bucketing import WEIGHT_MAX, weight_of
 from flaghoist.values import Action, Target

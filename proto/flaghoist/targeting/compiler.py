@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final, Never, TypeAlias
 
-from flaghoist.definition import JsonValue
+from flaghoist.document import JsonValue
 from flaghoist.errors import BadDefinition
 from flaghoist.targeting.bucketing import Fractional
 from flaghoist.targeting.coercion import normal

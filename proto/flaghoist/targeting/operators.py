@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from flaghoist.definition import JsonValue
+from flaghoist.document import JsonValue
 from flaghoist.targeting import access, arithmetic, comparison, lists, logic, strings, version
 from flaghoist.targeting.bucketing import Fractional, build_fractional
 from flaghoist.targeting.compiler import Build, CompiledRule, Compiler

@@ -6,7 +6,7 @@ Only an object whose sole key is `$ref` is a reference, as in flagd; where it st
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from flaghoist.definition import JsonValue
+from flaghoist.document import JsonValue
 from flaghoist.errors import Refused, TooLarge
 from flaghoist.targeting.limits import REF_DEPTH_MAX
 

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 
 from flaghoist.definition import (
-    DEFINITION_BYTES_MAX,
-    DOCUMENT_DEPTH_MAX,
     NO_GOVERNANCE,
     SAFE_INT_MAX,
     Category,
@@ -21,6 +19,7 @@ from flaghoist.definition import (
     parse_evaluator,
     parse_flag,
 )
+from flaghoist.document import DEFINITION_BYTES_MAX, DOCUMENT_DEPTH_MAX
 from flaghoist.errors import BadDefinition
 from flaghoist.values import Person
 

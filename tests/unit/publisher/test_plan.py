@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from flaghoist.definition import JsonValue, encode_evaluator, encode_flag, parse_flag
+from flaghoist.definition import encode_evaluator, encode_flag, parse_flag
+from flaghoist.document import JsonValue
 from flaghoist.errors import BadDefinition, StaleBase, TooLarge
 from flaghoist.records import Op
 from flaghoist.snapshot import Snapshot

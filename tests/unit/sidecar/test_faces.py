@@ -5,7 +5,7 @@ import pytest
 from flagd.evaluation.v1 import evaluation_pb2 as v1
 from flagd.evaluation.v2 import evaluation_pb2 as v2
 
-from flaghoist.definition import JsonValue
+from flaghoist.document import JsonValue
 from flaghoist.evaluation import Answer, ErrorCode, EvaluationFailed, Reason
 from sidecar.faces import events, statuses
 from sidecar.faces.rendering import Kind, Rendering

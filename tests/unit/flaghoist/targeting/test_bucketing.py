@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flaghoist.definition import JsonValue
+from flaghoist.document import JsonValue
 from flaghoist.errors import BadDefinition
 from flaghoist.targeting import Fractional, compile_rule
 from flaghoist.targeting.bucketing import WEIGHT_MAX, bucket, weight_of

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flaghoist.definition import JsonValue
+from flaghoist.document import JsonValue
 from flaghoist.errors import BadDefinition
 from flaghoist.targeting import CompiledRule, Fractional, RuleFailed, compile_rule
 from flaghoist.targeting.limits import (

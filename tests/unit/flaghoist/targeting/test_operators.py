@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flaghoist.definition import JsonValue
+from flaghoist.document import JsonValue
 from flaghoist.targeting import Fractional, compile_rule
 from flaghoist.targeting.coercion import scalar_text, variant_name
 
