@@ -3,13 +3,15 @@
 Pure: folded from the verified links of the chain (reader.py).
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from flaghoist.authorization import Authorized
 from flaghoist.definition import killed_document
 from flaghoist.errors import UnknownFlag
-from flaghoist.outcomes import Applied, Link
+from flaghoist.outcomes import Applied, Link, Stepped
 from flaghoist.records import Op
+from flaghoist.release_plan import CLOSED, encode_release, parse_release
 from flaghoist.values import Action, FlagKey, Seq, Source, StateId, Target
 
 
@@ -17,7 +19,7 @@ from flaghoist.values import Action, FlagKey, Seq, Source, StateId, Target
 class Change:
     """One op of one applied entry; `before` and `after` are the definitions around it, None where there is none."""
 
-    link: Applied
+    link: Applied | Stepped
     op: Op
     before: bytes | None
     after: bytes | None
@@ -25,6 +27,16 @@ class Change:
     @property
     def seq(self) -> Seq:
         return self.link.entry.seq
+
+    @property
+    def authorized(self) -> Authorized | None:
+        """Who asked and who approved; None for a stage that the publisher took, as its approved plan says."""
+        return self.link.authorized if isinstance(self.link, Applied) else None
+
+    @property
+    def title(self) -> str:
+        """What it is about, as the one who asked has put it."""
+        return "next stage, as planned" if self.authorized is None else self.authorized.proposal.title
 
 
 @dataclass(frozen=True)
@@ -38,12 +50,12 @@ class Documents:
         """Return what these links of a chain (all, in seq order) make of the definitions."""
         changes: dict[StateId, list[Change]] = {}
         for link in links:
-            if not isinstance(link, Applied):
+            if not isinstance(link, Applied | Stepped):
                 continue
-            for op in link.authorized.proposal.ops:
+            for op in ops_of(link):
                 past = changes.setdefault(op.state_id, [])
                 before = past[-1].after if past else None
-                after = killed_document(before) if before is not None and op.action is Action.KILL else op.definition
+                after = killed_by(op, before) if before is not None and op.action is Action.KILL else op.definition
                 past.append(Change(link, op, before, after))
         return cls(changes)
 
@@ -87,6 +99,18 @@ class Documents:
     def flags(self) -> list[StateId]:
         """Return the flags in force, sorted."""
         return sorted(s for s in self.changes if s.target is Target.FLAG and self.current(s) is not None)
+
+
+def ops_of(link: Applied | Stepped) -> Sequence[Op]:
+    """Return what a link of the chain does to definitions."""
+    return link.authorized.proposal.ops if isinstance(link, Applied) else (link.op,)
+
+
+def killed_by(op: Op, before: bytes) -> bytes:
+    """Return the definition that a KILL leaves of the one in force."""
+    if op.target is Target.RELEASE:
+        return encode_release(replace(parse_release(before), gate=CLOSED))
+    return killed_document(before)
 
 
 def flag_named(key: str, served_by: Source | None) -> StateId:

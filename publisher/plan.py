@@ -7,12 +7,12 @@ from difflib import unified_diff
 from typing import Final
 
 from flaghoist.codec import ENVELOPE_BYTES_MAX, OPS_MAX
-from flaghoist.definition import encode_flag, killed_document, parse_flag
+from flaghoist.definition import encode_flag, parse_flag
 from flaghoist.errors import BadDefinition, Refused, TooLarge
 from flaghoist.records import Op
 from flaghoist.snapshot import Snapshot
 from flaghoist.values import Action, FlagKey, StateId, Target
-from publisher.documents import Documents
+from publisher.documents import Documents, killed_by
 from publisher.flagfile import BadFile, FlagFile, Json
 
 # An entry carries a proposal and its approvals in one envelope: 16 approvals with a comment of a page each need this.
@@ -46,9 +46,11 @@ class Step:
         """The definition that it would leave; None for none."""
         if self.op.action is not Action.KILL:
             return self.op.definition
-        if self.before is None or parse_flag(self.before).governance.safe_variant is None:
+        if self.before is None:
+            return None
+        if self.op.target is Target.FLAG and parse_flag(self.before).governance.safe_variant is None:
             return None  # nothing that could be killed: a reader would reject it
-        return killed_document(self.before)
+        return killed_by(self.op, self.before)
 
     def diff(self) -> str:
         """Return a unified diff of the definitions as indented JSON."""

@@ -16,9 +16,11 @@ from flaghoist.outcomes import (
     Held,
     Link,
     Outcome,
+    Prepared,
     Ratified,
     Rejected,
     RootChanged,
+    Stepped,
 )
 from flaghoist.snapshot import paused_collector
 
@@ -42,6 +44,7 @@ class LedgerReader:
         dropped: the first DROPPED_KEPT_MAX of the records that count for nothing, by log position.
         published: the link of each applied proposal, by the proposal's digest.
         ratified: the link of each ratified emergency, by the proposal's digest.
+        prepared: the newest link that prepared a proposal, by the proposal's digest.
         forks: proofs of other histories, by log position; the first DROPPED_KEPT_MAX of them.
 
     Args:
@@ -55,6 +58,7 @@ class LedgerReader:
         self.through_quarantine = through_quarantine
         self.forks: dict[int, Forked] = {}
         self.ratified: dict[bytes, Ratified] = {}
+        self.prepared: dict[bytes, Prepared] = {}
         self.position = 0
         self.links: list[Link] = []
         self.tally: Counter[str] = Counter()
@@ -96,6 +100,11 @@ class LedgerReader:
             case Ratified():
                 self.links.append(outcome)
                 self.ratified[outcome.authorized.sha256] = outcome
+            case Prepared():
+                self.links.append(outcome)
+                self.prepared[outcome.authorized.sha256] = outcome
+            case Stepped():
+                self.links.append(outcome.without_state())
             case Advanced() | RootChanged() | Rejected():
                 self.links.append(outcome)
             case Dropped():

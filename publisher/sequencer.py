@@ -12,8 +12,20 @@ from flaghoist.authorization import authorize
 from flaghoist.codec import ENTRY, ENVELOPE_BYTES_MAX, encode_envelope
 from flaghoist.errors import LogConflict, OutcomeUnknown, Refused, TooLarge, Unavailable, WrongRole
 from flaghoist.ledger import next_entry
-from flaghoist.outcomes import Advanced, Applied, Dropped, Held, Link, Ratified, Rejected, RootChanged, Void
-from flaghoist.records import Body, Entry, Envelope, EpochClaim, Ratification, Release, RootUpdate
+from flaghoist.outcomes import (
+    Advanced,
+    Applied,
+    Dropped,
+    Held,
+    Link,
+    Prepared,
+    Ratified,
+    Rejected,
+    RootChanged,
+    Stepped,
+    Void,
+)
+from flaghoist.records import Body, Entry, Envelope, EpochClaim, Preparation, Ratification, Release, RootUpdate, Step
 from flaghoist.root import Root
 from flaghoist.signing import Signer, countersign, digest, key_id
 from flaghoist.values import Role, Seq
@@ -43,7 +55,7 @@ class LostRace(Refused):
 
 
 # What becomes of an entry that a sequencer appends.
-Taken: TypeAlias = Applied | Advanced | RootChanged | Ratified
+Taken: TypeAlias = Applied | Advanced | RootChanged | Ratified | Prepared | Stepped
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,8 +332,14 @@ class Sequencer:
                 return self.reader.ratified.get(body.proposal_sha256)
             case RootUpdate():
                 return next((link for link in self.reader.links if _states(link, body)), None)
-            case EpochClaim():
-                return None
+            case Preparation(release=release):
+                return self._prepared(digest(release.proposal))
+            case EpochClaim() | Step():
+                return None  # of a step, its expected version sees to it that it is taken once
+
+    def _prepared(self, sha256: bytes) -> Taken | None:
+        """Return the entry that has prepared a proposal, while it still counts."""
+        return self.reader.prepared.get(sha256) if self._ledger.is_prepared(sha256) else None
 
 
 def _states(link: Link, update: RootUpdate) -> TypeGuard[Advanced | RootChanged]:

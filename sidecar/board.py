@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -99,6 +99,8 @@ class Board:
 
     Attributes:
         view: the flags served now; None until a verified snapshot is loaded. Set by put() only.
+        activated_at_s: when that was first served (Unix seconds); 0 before the first.
+        moment_ms: the moment before which it must not be served (Unix ms); None when none was set.
         min_pin: calls pinned to an older version are answered from the newest. Raised by put() only.
         fresh_until: when the newest proof of freshness runs out; -inf while there is none.
         state: what the verifier says; for people and metrics, it never changes an answer.
@@ -110,14 +112,17 @@ class Board:
     __slots__ = (
         "_changes",
         "_closed",
+        "_coming",
         "_fresh_at",
         "_past",
         "_past_bytes",
         "_waiting",
         "_watchers",
+        "activated_at_s",
         "clock",
         "fresh_until",
         "min_pin",
+        "moment_ms",
         "state",
         "view",
         "why_stale",
@@ -137,16 +142,31 @@ class Board:
         self._past_bytes = 0
         self._waiting: dict[asyncio.Future[None], Seq] = {}
         self._watchers: set[Watcher] = set()
+        self._coming: dict[Seq, View] = {}
+        self.activated_at_s = 0.0
+        self.moment_ms: int | None = None
         self._changes: deque[tuple[View | None, View, Changes]] = deque(maxlen=CHANGES_KEPT)
         self._closed = False
 
-    def put(self, view: View, *, min_pin: Seq = NO_MIN_PIN) -> None:
+    def announce(self, coming: Sequence[View]) -> None:
+        """Note the verified views that are not in force yet: calls that are pinned to one are answered from it.
+
+        Whoever pins a call has seen that view in force elsewhere: its clock says that the moment has come.
+        """
+        self._coming = {view.seq: view for view in coming}
+        for waiter, seq in self._waiting.items():
+            if seq in self._coming:
+                _wake(waiter)
+
+    def put(self, view: View, *, min_pin: Seq = NO_MIN_PIN, moment_ms: int | None = None) -> None:
         """Serve `view` from now on, and wake everyone who waits; the view before it stays for calls pinned to it.
 
         Args:
             min_pin: versions below it must not be served again; one that is lower than before changes nothing.
+            moment_ms: when it was to take effect; None: at once.
         """
         now_s = self.clock()
+        self.activated_at_s, self.moment_ms = now_s, moment_ms
         if self.view is not None and self.view.seq in self._past:
             self._supersede(self._past[self.view.seq], view, now_s)
         replaced = self._past.pop(view.seq, None)
@@ -203,15 +223,20 @@ class Board:
         return oldest.view if oldest is not None and oldest.since_s <= self.clock() - PAST_S else None
 
     def at(self, seq: Seq) -> View | None:
-        """Return the view of one version; None when it is not here yet, or no more, or must not be served again."""
+        """Return the view of one version; None when it is not here yet, or no more, or must not be served again.
+
+        A version that is here and waits for its moment is served to whoever asks for it by its seq.
+        """
+        if seq < self.min_pin:
+            return None
         past = self._past.get(seq)
-        return None if past is None or seq < self.min_pin else past.view
+        return self._coming.get(seq) if past is None else past.view
 
     async def until(self, seq: Seq, timeout_s: float) -> None:
         """Return when the view served is of `seq` or newer, or the time is over; at once when very many wait."""
         if self._closed or len(self._waiting) >= PIN_WAITS_MAX:
             return
-        if self.view is not None and self.view.seq >= seq:
+        if self.view is not None and (self.view.seq >= seq or seq in self._coming):
             return
         # No asyncio.timeout(): its exceptions make cycles, and garbage of calls that were in vain should not pile up.
         loop = asyncio.get_running_loop()
@@ -257,9 +282,9 @@ class Board:
         assert newest is not None  # noqa: S101 (served() looked)
         if pin < self.min_pin:
             return newest, PinMiss.MIN_PIN
-        if pin > newest.seq:
-            return newest, PinMiss.NOT_YET
         view = self.at(pin)
+        if view is None and pin > newest.seq:
+            return newest, PinMiss.NOT_YET
         return (newest, PinMiss.TOO_OLD) if view is None else (view, None)
 
     def mark_fresh(self, now_s: float, *, until_s: float = math.inf) -> None:

@@ -10,6 +10,8 @@ from typing import Final
 
 import structlog
 
+from flaghoist.authorization import Authorized
+from flaghoist.barrier import InForce
 from flaghoist.errors import LogTruncated, Misconfigured, Unavailable
 from flaghoist.ledger import Ledger
 from flaghoist.log.base import Batch, LogRecord
@@ -23,13 +25,15 @@ from flaghoist.outcomes import (
     Held,
     Link,
     Outcome,
+    Prepared,
     Ratified,
     Rejected,
     Repeated,
     RootChanged,
+    Stepped,
     Void,
 )
-from flaghoist.snapshot import Snapshot, paused_collector
+from flaghoist.snapshot import paused_collector
 from flaghoist.values import ProposalKind, Seq
 from sidecar.board import Board
 from sidecar.floors import FLOOR, Floors
@@ -50,6 +54,8 @@ SLICE_S: Final = 0.003
 UNKEPT_MAX: Final = 5000
 # The newest heartbeat is kept for the clock's sake, which a start compares with it: seconds do not matter there.
 BEAT_KEPT_S: Final = 30.0
+# asyncio runs a timer that is due within its clock's resolution; a moment must not be served before it has come.
+TIMER_TICK_S: Final = 0.001
 
 Follow = Callable[[int, Callable[[Unavailable], None]], AsyncGenerator[Batch, None]]
 
@@ -62,9 +68,9 @@ class _EntriesMissingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What could be served: a state, and what counted when it was the newest."""
+    """What could be served: a state and those to come, and what counted when it was the newest."""
 
-    snapshot: Snapshot
+    in_force: InForce
     min_pin: Seq
     root_version: int
     at_pinned_root: bool
@@ -99,6 +105,8 @@ class Follower:
         require_fresh: bool = False,
     ) -> None:
         self._ledger = ledger
+        self._in_force = InForce(ledger.snapshot)
+        self._moment: asyncio.TimerHandle | None = None
         self._board = board
         self._kept = kept
         self._watch = watch
@@ -169,6 +177,7 @@ class Follower:
                 logger.warning("kept_state.refused", path=str(kept.path), after_seq=self._ledger.head.seq.number)
                 break
             self._ledger.take(link)
+            self._take_in_force(link)
             self._head_position = record.position
 
     def _load_evidence(self, kept: Kept) -> None:
@@ -193,6 +202,7 @@ class Follower:
         try:
             await self._reading.run(lambda: self._follow_on(follow))
         finally:
+            self._await_moment(None)
             if self._keeping is not None:
                 await self._keeping
             self._keep_last_beat()
@@ -269,7 +279,7 @@ class Follower:
             outcome = self._receive(record.value)
             self._status.tally[type(outcome).__name__.lower()] += 1
             match outcome:
-                case Applied() | Advanced() | RootChanged() | Ratified() | Rejected():
+                case Applied() | Advanced() | RootChanged() | Ratified() | Prepared() | Stepped() | Rejected():
                     await self._take_link(record, outcome, before)
                 case Repeated(seq=seq):
                     self._take_copy(record, seq)
@@ -303,6 +313,7 @@ class Follower:
 
     async def _take_link(self, record: LogRecord, link: Link, before: _State) -> None:
         self._head_position, self._head_seen = record.position, True
+        self._take_in_force(link)
         if proof := self._watch.note_progress():
             self._ledger.quarantine(proof)
             self._quarantine(proof, before)
@@ -347,16 +358,34 @@ class Follower:
 
     def _state(self) -> _State:
         ledger = self._ledger
-        return _State(ledger.snapshot, ledger.min_pin, ledger.root.version, ledger.at_pinned_root)
+        return _State(self._in_force, ledger.min_pin, ledger.root.version, ledger.at_pinned_root)
+
+    def _take_in_force(self, link: Link) -> None:
+        self._in_force = self._in_force.take(link, self._ledger.snapshot, now_ms=self._clock.now_ms)
 
     def _put(self) -> None:
         """Serve the newest state that may be served, or say on the board why there is none."""
         state = self._good or self._state()
-        view = state.snapshot.view
+        in_force = state.in_force.at(self._clock.now_ms)
+        view = in_force.snapshot.view
         self._board.withheld = self._why_withheld(state)
         newer = self._board.view is None or self._board.view.seq <= view.seq
-        if not self._board.withheld and newer and view is not self._board.view:
-            self._board.put(view, min_pin=state.min_pin)
+        if self._board.withheld:
+            return
+        if newer and view is not self._board.view:
+            self._board.put(view, min_pin=state.min_pin, moment_ms=in_force.moment_ms)
+        self._board.announce([coming.snapshot.view for coming in in_force.coming])
+        self._await_moment(in_force.next_at_ms)
+
+    def _await_moment(self, at_ms: int | None) -> None:
+        """Look again when the next state takes effect; a clock that is set meanwhile is seen at the next look."""
+        if self._moment is not None:
+            self._moment.cancel()
+            self._moment = None
+        if at_ms is not None:
+            # A little late rather than early: a timer may fire up to one tick of its clock before its time.
+            delay_s = max(0.0, (at_ms - self._clock.now_ms) / 1000 + TIMER_TICK_S)
+            self._moment = asyncio.get_running_loop().call_later(delay_s, self._put)
 
     def _why_withheld(self, state: _State) -> str:
         if self._status.refused_by_floor:
@@ -365,7 +394,8 @@ class Follower:
             wanted = max(self._ledger.pinned, default=state.root_version)
             return f"below the pinned root: want version {wanted} at least, it is {state.root_version}"
         now_ms = self._clock.now_ms
-        unmet = self._floors.unmet(seq=state.snapshot.seq, root_version=state.root_version, now_ms=now_ms)
+        seq = state.in_force.snapshot.seq
+        unmet = self._floors.unmet(seq=seq, root_version=state.root_version, now_ms=now_ms)
         if unmet is not None:
             return unmet
         if self._require_fresh and not self._watch.proved_fresh():
@@ -374,7 +404,10 @@ class Follower:
         return ""
 
     def _serve_what_was_withheld(self) -> None:
-        if self._caught_up and self._board.view is None and self._ledger.head.seq > Seq(0):
+        if not self._caught_up or self._ledger.head.seq == Seq(0):
+            return
+        due = self._moment is not None and (self._good or self._state()).in_force.at(self._clock.now_ms)
+        if self._board.view is None or due:
             self._put()
 
     # --- quarantine ---
@@ -433,37 +466,6 @@ class Follower:
 
     def _tell(self, record: LogRecord, outcome: Outcome) -> None:
         match outcome:
-            case Applied(entry=entry, authorized=authorized):
-                proposal = authorized.proposal
-                if self._caught_up:
-                    logger.info(
-                        "entry.applied",
-                        seq=entry.seq.number,
-                        proposal=proposal.proposal_id,
-                        requester=proposal.requester,
-                        approvers=authorized.approvers,
-                        ops=len(proposal.ops),
-                    )
-                    if proposal.kind is ProposalKind.EMERGENCY:
-                        waits = self._ledger.unratified.get(authorized.sha256)
-                        logger.warning(
-                            "emergency.applied",
-                            seq=entry.seq.number,
-                            requester=proposal.requester,
-                            flags=[op.key for op in proposal.ops],
-                            ratify_by_ms=None if waits is None else waits.ratify_by_ms,
-                        )
-            case Ratified(entry=entry, authorized=authorized):
-                if self._caught_up:
-                    logger.info(
-                        "emergency.ratified",
-                        seq=entry.seq.number,
-                        proposal=authorized.proposal.proposal_id,
-                        approvers=authorized.approvers,
-                    )
-            case RootChanged(entry=entry, root=root):
-                if self._caught_up:
-                    logger.warning("root.changed", seq=entry.seq.number, version=root.version, sha256=root.sha256.hex())
             case Rejected(entry=entry, refusal=refusal):
                 self._report.warning("entry.rejected", code=refusal.code, seq=entry.seq.number, reason=str(refusal))
             case Dropped(refusal=refusal):
@@ -474,6 +476,45 @@ class Follower:
                 self._report.warning("entry.voided", code="void", seq=seq.number, reason=why)
             case Repeated() | Advanced() | Gap() | Forked() | Held():
                 pass
+            case _:
+                if self._caught_up:
+                    self._tell_link(outcome)
+
+    def _tell_link(self, link: Applied | RootChanged | Ratified | Prepared | Stepped) -> None:
+        seq = link.entry.seq.number
+        match link:
+            case Applied(authorized=authorized, in_force_at_ms=moment_ms):
+                self._tell_applied(seq, authorized, moment_ms)
+            case Stepped(op=op, in_force_at_ms=moment_ms):
+                logger.info("release.stepped", seq=seq, release=op.key, in_force_at_ms=moment_ms or None)
+            case Prepared(authorized=authorized):
+                logger.info("proposal.prepared", seq=seq, proposal=authorized.proposal.proposal_id)
+            case Ratified(authorized=authorized):
+                proposal = authorized.proposal.proposal_id
+                logger.info("emergency.ratified", seq=seq, proposal=proposal, approvers=authorized.approvers)
+            case RootChanged(root=root):
+                logger.warning("root.changed", seq=seq, version=root.version, sha256=root.sha256.hex())
+
+    def _tell_applied(self, seq: int, authorized: Authorized, moment_ms: int) -> None:
+        proposal = authorized.proposal
+        logger.info(
+            "entry.applied",
+            seq=seq,
+            proposal=proposal.proposal_id,
+            requester=proposal.requester,
+            approvers=authorized.approvers,
+            ops=len(proposal.ops),
+            in_force_at_ms=moment_ms or None,
+        )
+        if proposal.kind is ProposalKind.EMERGENCY:
+            waits = self._ledger.unratified.get(authorized.sha256)
+            logger.warning(
+                "emergency.applied",
+                seq=seq,
+                requester=proposal.requester,
+                flags=[op.key for op in proposal.ops],
+                ratify_by_ms=None if waits is None else waits.ratify_by_ms,
+            )
 
     # --- the disk ---
 

@@ -27,6 +27,7 @@ from flaghoist.records import (
     RootRecord,
     RootUpdate,
 )
+from flaghoist.release_plan import CLOSED, Gate, ReleasePlan, encode_release
 from flaghoist.root import Root
 from flaghoist.signing import digest, key_id, seal
 from flaghoist.values import (
@@ -128,6 +129,33 @@ def root_record(
     return replace(record, **changes)
 
 
+def gated_flag(release: str, **changes: Any) -> dict[str, Any]:
+    """A boolean flag, off, that goes on for those whom a release's gate lets through."""
+    return boolean_flag("off", targeting={"if": [{"$ref": f"release.{release}"}, "on"]}, **changes)
+
+
+def release_plan(*flags: str, gate: Gate = CLOSED, **changes: Any) -> ReleasePlan:
+    """The plan of a release of these flags (KEY or SOURCE#KEY), changed as told."""
+    named = tuple((Source(source), FlagKey(key)) for source, _, key in (flag.rpartition("#") for flag in flags))
+    plan = ReleasePlan(
+        title="a release",
+        owner=ADA,
+        team=None,
+        services=(),
+        flags=named,
+        bucket_by="targetingKey",
+        salt="a-release",
+        audience=None,
+        stages=(),
+        requires=(),
+        lead_ms=0,
+        ticket=None,
+        expires_at=None,
+        gate=gate,
+    )
+    return replace(plan, **changes)
+
+
 def allowing_rule(root: Root) -> str:
     """What a release's entry names under a root without a policy."""
     return f"{APPROVALS_RULE}>={root.grant(Role.APPROVER).threshold}"
@@ -173,6 +201,19 @@ class Forge:
 
     def evaluator_op(self, key: str, rule: Any, *, source: str = "", version: int | None = None) -> Op:
         return self._op(Target.EVALUATOR, key, None if rule is None else encode_evaluator(rule), source, version)
+
+    def release_op(self, key: str, plan: ReleasePlan | None, *, version: int | None = None) -> Op:
+        """PUT of a release, or DELETE for None; expects the current version unless told."""
+        return self._op(Target.RELEASE, key, None if plan is None else encode_release(plan), "", version)
+
+    def plan(self, key: str, **gate: Any) -> ReleasePlan:
+        """The plan of a release as it is now, with its gate changed as told."""
+        plan = self.ledger.snapshot.releases[FlagKey(key)].plan
+        return replace(plan, gate=replace(plan.gate, **gate))
+
+    def hoist(self, key: str, **gate: Any) -> Op:
+        """The op that changes the gate of a release as told."""
+        return self.release_op(key, self.plan(key, **gate))
 
     def raw_op(self, key: str, definition: object, *, version: int | None = None) -> Op:
         """PUT of any JSON as a flag's definition, also of what encode_flag would refuse."""

@@ -10,6 +10,7 @@ from flaghoist.errors import (
     Expired,
     Malformed,
     NotApproved,
+    NotYet,
     Refused,
     SamePerson,
     SignatureRefused,
@@ -17,6 +18,7 @@ from flaghoist.errors import (
     WrongRole,
 )
 from flaghoist.records import Approval, Envelope, Proposal, Release
+from flaghoist.release_plan import LEAD_MS_MAX
 from flaghoist.root import Root
 from flaghoist.signing import digest
 from flaghoist.values import Action, Decision, Person, ProposalKind, Role, Target
@@ -94,36 +96,73 @@ def check_understood(proposal: Proposal) -> None:
     """Refuse what this release cannot carry out.
 
     Raises:
-        NotUnderstood: a kind, a time or an op that a newer release must apply.
+        NotUnderstood: an op that a newer release must apply.
     """
-    if proposal.kind is ProposalKind.ROLLBACK:
-        raise NotUnderstood(f"proposal {proposal.proposal_id}: kind {proposal.kind}")
-    if proposal.activate_at is not None:
-        raise NotUnderstood(f"proposal {proposal.proposal_id}: activate_at")
     for op in proposal.ops:
-        if op.target not in (Target.FLAG, Target.EVALUATOR):
+        if op.target is Target.POLICY:
             raise NotUnderstood(f"proposal {proposal.proposal_id}: op {op.action} of {op.target}")
 
 
 def check_kind(proposal: Proposal) -> None:
-    """Refuse a kill outside of an emergency, and an emergency that is anything but a kill.
+    """Refuse a kill outside of an emergency, an emergency that is anything but a kill, and likewise for a drill.
 
     Raises:
-        BadDefinition: so it is; or an emergency names too many flags, or may wait too long.
+        BadDefinition: so it is; an emergency names too many flags, or may wait too long; a moment that cannot be.
     """
     where = f"proposal {proposal.proposal_id}"
+    _check_moment(proposal, where)
+    if (proposal.kind is ProposalKind.DRILL) is not all(op.target is Target.DRILL for op in proposal.ops):
+        raise BadDefinition(where, f"want ops on DRILL, and nothing else, in a DRILL, got them in a {proposal.kind}")
     kills = [op for op in proposal.ops if op.action is Action.KILL]
     if proposal.kind is not ProposalKind.EMERGENCY:
         if kills:
             raise BadDefinition(where, f"want KILL in an EMERGENCY only, got it in a {proposal.kind}")
         return
     if len(kills) != len(proposal.ops):
-        raise BadDefinition(where, "want an EMERGENCY to kill flags and do nothing else")
+        raise BadDefinition(where, "want an EMERGENCY to kill flags and releases and do nothing else")
     if len(kills) > EMERGENCY_FLAGS_MAX:
-        raise BadDefinition(where, f"want at most {EMERGENCY_FLAGS_MAX} flags in one EMERGENCY, got {len(kills)}")
+        raise BadDefinition(
+            where, f"want at most {EMERGENCY_FLAGS_MAX} flags and releases in one EMERGENCY, got {len(kills)}"
+        )
     life_ms = proposal.expires_at - proposal.created_at
     if life_ms > EMERGENCY_LIFE_MS_MAX:
         raise BadDefinition(where, f"want an EMERGENCY to live at most {EMERGENCY_LIFE_MS_MAX} ms, got {life_ms}")
+
+
+def _check_moment(proposal: Proposal, where: str) -> None:
+    if proposal.activate_at is None and proposal.lead_ms is None and proposal.acked_percent is None:
+        return
+    if proposal.kind in (ProposalKind.EMERGENCY, ProposalKind.DRILL):
+        raise BadDefinition(where, f"want a {proposal.kind} without a moment: it takes effect at once")
+    if proposal.activate_at is not None and proposal.lead_ms is not None:
+        raise BadDefinition(where, "want activate_at or lead_ms, got both")
+    if proposal.lead_ms is not None and not 0 < proposal.lead_ms <= LEAD_MS_MAX:
+        raise BadDefinition(where, f"want a lead_ms of 1 .. {LEAD_MS_MAX}, got {proposal.lead_ms}")
+    if proposal.acked_percent is not None and not 0 < proposal.acked_percent <= 100:
+        raise BadDefinition(where, f"want an acked_percent of 1 .. 100, got {proposal.acked_percent}")
+
+
+def moment_of(proposal: Proposal, *, at_ms: int) -> int:
+    """Return when a proposal takes effect that is published at `at_ms` (both Unix ms); 0: at once.
+
+    Raises:
+        Expired: its moment is over.
+        NotYet: its moment is further ahead than an entry may wait.
+    """
+    if proposal.lead_ms is not None:
+        return at_ms + proposal.lead_ms
+    moment = proposal.activate_at
+    if moment is None:
+        return 0
+    what = f"proposal {proposal.proposal_id} takes effect at {moment}, published at {at_ms} (Unix ms)"
+    if at_ms > moment:
+        raise Expired(f"{what}: its moment was over", hint="propose it again with a later moment")
+    if at_ms < moment - LEAD_MS_MAX:
+        raise NotYet(
+            f"{what}: want it published at most {LEAD_MS_MAX} ms ahead",
+            hint="publish it then, or leave it to a publisher's service, which waits for it",
+        )
+    return moment
 
 
 def authorize(root: Root, release: Release, *, at_ms: int) -> Authorized:
@@ -160,6 +199,13 @@ def authorize(root: Root, release: Release, *, at_ms: int) -> Authorized:
             raise NotApproved(
                 f"proposal {proposal.proposal_id}: want an EMERGENCY without approvals, got {len(release.approvals)}",
                 hint="approvals of an emergency are published as its ratification",
+            )
+        return Authorized(proposal, sha256, ())
+    if proposal.kind is ProposalKind.DRILL:
+        if release.approvals:
+            raise NotApproved(
+                f"proposal {proposal.proposal_id}: want a DRILL without approvals, got {len(release.approvals)}",
+                hint="it changes no answer, so nobody need approve it",
             )
         return Authorized(proposal, sha256, ())
     return Authorized(proposal, sha256, counted_approvals(root, proposal, sha256, release.approvals, at_ms=at_ms))

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from flaghoist.policy import Change, Touched
 from flaghoist.records import Op
+from flaghoist.release_plan import Walk, gate_key
 from flaghoist.snapshot import SHARED, CompiledFlag, Snapshot
 from flaghoist.values import Target
 
@@ -14,10 +15,17 @@ def changes_between(before: Snapshot, after: Snapshot, ops: Sequence[Op]) -> Seq
     Args:
         after: `before` with these ops folded in.
     """
-    return [
-        _flag_change(before, after, op) if op.target is Target.FLAG else _evaluator_change(before, after, op)
-        for op in ops
-    ]
+    return [_change(before, after, op) for op in ops]
+
+
+def _change(before: Snapshot, after: Snapshot, op: Op) -> Change:
+    match op.target:
+        case Target.FLAG:
+            return _flag_change(before, after, op)
+        case Target.RELEASE:
+            return _release_change(before, after, op)
+        case _:
+            return _evaluator_change(before, after, op)
 
 
 def _flag_change(before: Snapshot, after: Snapshot, op: Op) -> Change:
@@ -30,6 +38,24 @@ def _flag_change(before: Snapshot, after: Snapshot, op: Op) -> Change:
         before=None if old is None else old.definition,
         after=None if new is None else new.definition,
         touched=tuple(_touched(flag) for flag in namesakes),
+    )
+
+
+def _release_change(before: Snapshot, after: Snapshot, op: Op) -> Change:
+    old, new = before.releases.get(op.key), after.releases.get(op.key)
+    inert = (old is None or old.plan.gate.closed) and (
+        new is None or (new.plan.gate.closed and new.plan.gate.walk is not Walk.ON)
+    )
+    gate = gate_key(op.key)
+    referring = {
+        (flag.source, flag.key): flag for state in (before, after) for flag in state.flags() if gate in flag.evaluators
+    }
+    return Change(
+        op,
+        release_before=None if old is None else old.plan,
+        release_after=None if new is None else new.plan,
+        # While nobody is let through, nobody's answers change.
+        touched=() if inert else tuple(_touched(flag) for _, flag in sorted(referring.items())),
     )
 
 

@@ -15,6 +15,7 @@ from fastavro.schema import to_parsing_canonical_form
 
 from flaghoist.errors import Malformed, TooLarge
 from flaghoist.records import (
+    Acknowledgement,
     Approval,
     Body,
     Entry,
@@ -22,6 +23,7 @@ from flaghoist.records import (
     EpochClaim,
     Heartbeat,
     Op,
+    Preparation,
     Proposal,
     Ratification,
     Release,
@@ -31,6 +33,7 @@ from flaghoist.records import (
     RootRecord,
     RootUpdate,
     Signature,
+    Step,
 )
 from flaghoist.values import (
     Action,
@@ -269,6 +272,8 @@ def _proposal_to(proposal: Proposal) -> dict[str, object]:
             for op in proposal.ops
         ],
         "activate_at": proposal.activate_at,
+        "lead_ms": proposal.lead_ms,
+        "acked_percent": proposal.acked_percent,
         "min_pin": proposal.min_pin.number,
     }
 
@@ -304,6 +309,8 @@ def _proposal_from(fields: Fields) -> Proposal:
         ops=tuple(_op_from(op) for op in fields["ops"]),
         activate_at=None if fields["activate_at"] is None else _time("activate_at", fields["activate_at"]),
         min_pin=Seq(fields["min_pin"]),
+        lead_ms=None if fields["lead_ms"] is None else _time("lead_ms", fields["lead_ms"]),
+        acked_percent=fields["acked_percent"],
     )
 
 
@@ -426,11 +433,7 @@ ROOT: Final = RecordCodec("root", _root_to, _root_from)
 def _body_to(body: Body) -> tuple[str, dict[str, object]]:
     match body:
         case Release():
-            return "flaghoist.v1.Release", {
-                "proposal": _envelope_to(body.proposal),
-                "approvals": [_envelope_to(a) for a in body.approvals],
-                "policy": body.policy,
-            }
+            return "flaghoist.v1.Release", _release_to(body)
         case RootUpdate():
             return "flaghoist.v1.RootUpdate", {"root": _envelope_to(body.root)}
         case EpochClaim():
@@ -440,23 +443,47 @@ def _body_to(body: Body) -> tuple[str, dict[str, object]]:
                 "proposal_sha256": body.proposal_sha256,
                 "approvals": [_envelope_to(a) for a in body.approvals],
             }
+        case Preparation():
+            return "flaghoist.v1.Preparation", {"release": _release_to(body.release)}
+        case Step():
+            return "flaghoist.v1.Step", {
+                "release": str(body.release),
+                "expected_version": body.expected_version.number,
+                "stage": body.stage,
+            }
+
+
+def _release_to(release: Release) -> dict[str, object]:
+    return {
+        "proposal": _envelope_to(release.proposal),
+        "approvals": [_envelope_to(a) for a in release.approvals],
+        "policy": release.policy,
+    }
+
+
+def _release_from(fields: Fields) -> Release:
+    return Release(
+        proposal=_envelope_from(fields["proposal"]),
+        approvals=_approvals("release", fields["approvals"]),
+        policy=_text("policy", fields["policy"], TITLE_CHARS_MAX),
+    )
 
 
 def _body_from(value: Any) -> Body:
     name, fields = value
     match name:
         case "flaghoist.v1.Release":
-            return Release(
-                proposal=_envelope_from(fields["proposal"]),
-                approvals=_approvals("release", fields["approvals"]),
-                policy=_text("policy", fields["policy"], TITLE_CHARS_MAX),
-            )
+            return _release_from(fields)
         case "flaghoist.v1.RootUpdate":
             return RootUpdate(_envelope_from(fields["root"]))
         case "flaghoist.v1.Ratification":
             return Ratification(
                 _hash("proposal_sha256", fields["proposal_sha256"]), _approvals("ratification", fields["approvals"])
             )
+        case "flaghoist.v1.Preparation":
+            return Preparation(_release_from(fields["release"]))
+        case "flaghoist.v1.Step":
+            return Step(FlagKey(fields["release"]), Seq(fields["expected_version"]), fields["stage"])
         case _:
             return EpochClaim(_text("holder", fields["holder"], TITLE_CHARS_MAX))
 
@@ -496,7 +523,7 @@ def _count_in_entry(walk: _Walk) -> None:
     for _ in range(3):  # epoch, root_version, published_at
         walk.number()
     match walk.number():  # the body's branch, in the order of entry.avsc
-        case 0:
+        case 0 | 4:  # a release; one that is prepared
             _count_in_envelope(walk)
             _count_approvals(walk, "release")
         case 1:
@@ -552,3 +579,49 @@ def _heartbeat_from(fields: Fields) -> Heartbeat:
 
 
 HEARTBEAT: Final = RecordCodec("heartbeat", _heartbeat_to, _heartbeat_from)
+
+
+# --- acknowledgement ---
+
+
+def _acknowledgement_to(ack: Acknowledgement) -> dict[str, object]:
+    return {
+        "log_id": str(ack.log_id),
+        "instance": ack.instance,
+        "service": ack.service,
+        "version": ack.version,
+        "started_at": ack.started_at,
+        "written_at": ack.written_at,
+        "state": ack.state,
+        "seq": ack.seq.number,
+        "entry_hash": ack.entry_hash,
+        "state_root": ack.state_root,
+        "applied_at": ack.applied_at,
+        "in_force": ack.in_force.number,
+        "activated_at": ack.activated_at,
+        "late_ms": ack.late_ms,
+        "clock_offset_ms": ack.clock_offset_ms,
+    }
+
+
+def _acknowledgement_from(fields: Fields) -> Acknowledgement:
+    return Acknowledgement(
+        log_id=LogId(fields["log_id"]),
+        instance=_text("instance", fields["instance"], TITLE_CHARS_MAX),
+        service=_text("service", fields["service"], TITLE_CHARS_MAX),
+        version=_text("version", fields["version"], TITLE_CHARS_MAX),
+        started_at=_time("started_at", fields["started_at"]),
+        written_at=_time("written_at", fields["written_at"]),
+        state=_text("state", fields["state"], TITLE_CHARS_MAX),
+        seq=Seq(fields["seq"]),
+        entry_hash=_hash("entry_hash", fields["entry_hash"]),
+        state_root=_hash("state_root", fields["state_root"]),
+        applied_at=_time("applied_at", fields["applied_at"]),
+        in_force=Seq(fields["in_force"]),
+        activated_at=_time("activated_at", fields["activated_at"]),
+        late_ms=fields["late_ms"],
+        clock_offset_ms=fields["clock_offset_ms"],
+    )
+
+
+ACKNOWLEDGEMENT: Final = RecordCodec("acknowledgement", _acknowledgement_to, _acknowledgement_from)

@@ -124,6 +124,12 @@ class Expired(Refused):
     hint = "propose it again, or ask for a fresh approval"
 
 
+class NotYet(Refused):
+    """Published longer before the moment at which it is to take effect than an entry may wait."""
+
+    code = "not_yet"
+
+
 class WrongRole(Refused):
     """A key that the root lists, used for what its role does not allow."""
 

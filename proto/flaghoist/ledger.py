@@ -13,6 +13,7 @@ from flaghoist.authorization import (
     NotUnderstood,
     authorize,
     counted_approvals,
+    moment_of,
 )
 from flaghoist.changes import changes_between
 from flaghoist.codec import ENTRY, HASH_BYTES, decode_envelope
@@ -21,8 +22,10 @@ from flaghoist.errors import (
     Expired,
     Malformed,
     NotApproved,
+    NotYet,
     Refused,
     SignatureRefused,
+    StaleBase,
     WrongLog,
     WrongRoot,
 )
@@ -35,19 +38,35 @@ from flaghoist.outcomes import (
     Held,
     Link,
     Outcome,
+    Prepared,
     Ratified,
     Rejected,
     Repeated,
     RootChanged,
+    Stepped,
     Unratified,
     Void,
 )
-from flaghoist.policy import EMERGENCY_RULE, PolicyNotUnderstood
-from flaghoist.records import Body, Entry, Envelope, EpochClaim, Proposal, Ratification, Release, RootUpdate
+from flaghoist.policy import DRILL_RULE, EMERGENCY_RULE, PolicyNotUnderstood
+from flaghoist.records import (
+    Body,
+    Entry,
+    Envelope,
+    EpochClaim,
+    Op,
+    Preparation,
+    Proposal,
+    Ratification,
+    Release,
+    RootUpdate,
+    Step,
+)
+from flaghoist.release_plan import Walk, encode_release
+from flaghoist.rollback import check_rollback
 from flaghoist.root import Root
 from flaghoist.signing import digest, verified_keys
-from flaghoist.snapshot import Snapshot, paused_collector
-from flaghoist.values import FIRST_EPOCH, KeyId, Person, ProposalKind, Role, Seq
+from flaghoist.snapshot import SHARED, Snapshot, paused_collector
+from flaghoist.values import FIRST_EPOCH, Action, KeyId, Person, ProposalKind, Role, Seq, Target
 
 GENESIS_PREV_HASH: Final = bytes(HASH_BYTES)
 # Every signed record type of ours starts so; what carries a valid publisher signature under this prefix and is not
@@ -94,6 +113,8 @@ class Ledger:
     unratified: dict[bytes, Unratified] = field(default_factory=dict, init=False)
     quarantined_by: Forked | None = field(default=None, init=False)
     stopped_by: Held | None = field(default=None, init=False)
+    # Digest of a proposal that was prepared: when it expires.
+    _prepared: dict[bytes, int] = field(default_factory=dict, init=False, repr=False)
     _forgers: frozenset[KeyId] = field(default=frozenset(), init=False, repr=False)
     _kills: list[tuple[int, Person]] = field(default_factory=list, init=False, repr=False)
     _hashes: list[bytes] = field(default_factory=list, init=False, repr=False)
@@ -115,7 +136,7 @@ class Ledger:
         """
         outcome = self.judge(data)
         match outcome:
-            case Applied() | Advanced() | RootChanged() | Ratified() | Rejected():
+            case Applied() | Advanced() | RootChanged() | Ratified() | Prepared() | Stepped() | Rejected():
                 self.take(outcome)
             case Forked():
                 self.quarantine(outcome)
@@ -149,6 +170,10 @@ class Ledger:
         if isinstance(outcome, Rejected) and not signers:
             return Dropped(outcome.refusal)  # a publisher to be extends the chain by the root that makes it one, only
         return outcome
+
+    def is_prepared(self, proposal_sha256: bytes) -> bool:
+        """Say whether readers were shown a proposal that is to be published once they have acknowledged it."""
+        return proposal_sha256 in self._prepared
 
     def hash_at(self, seq: Seq) -> bytes:
         """Return the entry hash of a verified entry; of seq 0, the 32 zero bytes before the first."""
@@ -229,6 +254,10 @@ class Ledger:
                     return RootChanged(entry, entry_hash, self._judge_root(entry, entry.body))
                 case Release():
                     return self._judge_release(entry, entry.body, entry_hash)
+                case Preparation():
+                    return self._judge_preparation(entry, entry.body, entry_hash)
+                case Step():
+                    return self._judge_step(entry, entry.body, entry_hash)
                 case Ratification():
                     return Ratified(entry, entry_hash, self._judge_ratification(entry, entry.body))
         except NotUnderstood as refusal:
@@ -259,17 +288,80 @@ class Ledger:
             )
 
     def _judge_release(self, entry: Entry, release: Release, entry_hash: bytes) -> Applied:
+        applied = self._judged(entry, release, entry_hash)
+        authorized = applied.authorized
+        if authorized.proposal.acked_percent is not None and authorized.sha256 not in self._prepared:
+            raise NotApproved(
+                f"proposal {authorized.proposal.proposal_id}: want it prepared before it is published, since it asks "
+                f"for acknowledgements of {authorized.proposal.acked_percent} %; no entry has prepared it",
+                hint="`flaghoist publish` prepares it and waits; if another tool has published it, mend that tool",
+            )
+        return applied
+
+    def _judge_preparation(self, entry: Entry, body: Preparation, entry_hash: bytes) -> Prepared:
+        authorized = self._judged(entry, body.release, entry_hash).authorized
+        if authorized.proposal.acked_percent is None:
+            raise BadDefinition(
+                f"proposal {authorized.proposal.proposal_id}",
+                "want a proposal prepared only if it asks for acknowledgements, this one does not",
+            )
+        return Prepared(entry, entry_hash, authorized)
+
+    def _judged(self, entry: Entry, release: Release, entry_hash: bytes) -> Applied:
+        """Return what a release does, now or when it is published after having been prepared."""
         authorized = authorize(self.root, release, at_ms=entry.published_at)
         proposal = authorized.proposal
         _check_min_pin(proposal, entry.seq)
-        snapshot = self.snapshot.fold(entry.seq, proposal.ops)
+        moment_ms = moment_of(proposal, at_ms=entry.published_at)
+        if proposal.kind is ProposalKind.ROLLBACK:
+            check_rollback(self.snapshot, proposal.ops)
+        snapshot = self.snapshot.fold(entry.seq, proposal.ops, at_ms=moment_ms or entry.published_at)
         rule = self.rule_allowing(authorized, self.snapshot, snapshot, at_ms=entry.published_at)
         if release.policy != rule:
             raise NotApproved(
                 f"entry {entry.seq}: policy: want the rule that allowed it, {rule!r}, got {release.policy!r}",
                 hint="an entry must not give another reason than the true one: look at who publishes",
             )
-        return Applied(entry, entry_hash, authorized, snapshot)
+        return Applied(entry, entry_hash, authorized, snapshot, moment_ms)
+
+    def _judge_step(self, entry: Entry, step: Step, entry_hash: bytes) -> Stepped:
+        op, lead_ms = self.step_op(step, at_ms=entry.published_at)
+        moment_ms = entry.published_at + lead_ms if lead_ms else 0
+        snapshot = self.snapshot.fold(entry.seq, [op], at_ms=moment_ms or entry.published_at)
+        return Stepped(entry, entry_hash, op, snapshot, moment_ms)
+
+    def step_op(self, step: Step, *, at_ms: int) -> tuple[Op, int]:
+        """Return what taking a release to its next stage does to it, and how long after its entry (ms).
+
+        Args:
+            at_ms: when it is published.
+
+        Raises:
+            BadDefinition: the approved plan does not say so: no such release, not walked, another stage.
+            StaleBase: somebody has changed the release since.
+            NotYet: the stage before has not lasted long enough.
+        """
+        where = f"step of release {step.release}"
+        release = self.snapshot.releases.get(step.release)
+        if release is None:
+            raise BadDefinition(where, "want a release that exists, there is none of this name")
+        if release.version != step.expected_version:
+            raise StaleBase(f"{where}: expected version {step.expected_version}, it is at {release.version}")
+        plan = release.plan
+        if plan.gate.walk is not Walk.ON:
+            raise BadDefinition(
+                where, f"want a release that is walked through its stages, its walk is {plan.gate.walk}"
+            )
+        if step.stage != plan.next_stage:
+            raise BadDefinition(where, f"want the next stage, {plan.next_stage}, got {step.stage}")
+        if at_ms < release.soaked_at_ms:
+            raise NotYet(
+                f"{where}: want it published at {release.soaked_at_ms} or later, when the stage before has lasted as "
+                f"long as the plan asks, got {at_ms} (Unix ms)",
+                hint="look at the publisher's clock",
+            )
+        definition = encode_release(plan.at_stage(step.stage))
+        return Op(Target.RELEASE, SHARED, step.release, release.version, Action.PUT, definition), plan.lead_ms
 
     def rule_allowing(self, authorized: Authorized, before: Snapshot, after: Snapshot, *, at_ms: int) -> str:
         """Return the name of the rule that allows a change, by the people that it takes.
@@ -281,6 +373,8 @@ class Ledger:
         if proposal.kind is ProposalKind.EMERGENCY:
             self._check_rate(proposal, at_ms)
             return EMERGENCY_RULE
+        if proposal.kind is ProposalKind.DRILL:
+            return DRILL_RULE
         return self._rule_for(authorized, before, after)
 
     def _rule_for(self, authorized: Authorized, before: Snapshot, after: Snapshot) -> str:
@@ -363,12 +457,16 @@ class Ledger:
         if not self._epoch_starts or self._epoch_starts[-1][1] != entry.epoch:
             self._epoch_starts.append((entry.seq.number, entry.epoch))
         before = self.snapshot
-        self.snapshot = link.snapshot if isinstance(link, Applied) else before.at_seq(entry.seq)
+        self.snapshot = link.snapshot if isinstance(link, Applied | Stepped) else before.at_seq(entry.seq)
         match link:
             case Applied():
                 self._take_release(entry, link.authorized, before)
             case Ratified():
                 del self.unratified[link.authorized.sha256]
+            case Prepared(authorized=authorized):
+                now_ms = entry.published_at
+                self._prepared = {sha256: until for sha256, until in self._prepared.items() if until >= now_ms}
+                self._prepared[authorized.sha256] = authorized.proposal.expires_at
             case RootChanged():
                 self._take_root(link.root)
             case _:
@@ -376,6 +474,7 @@ class Ledger:
 
     def _take_release(self, entry: Entry, authorized: Authorized, before: Snapshot) -> None:
         proposal = authorized.proposal
+        self._prepared.pop(authorized.sha256, None)
         if proposal.kind is not ProposalKind.EMERGENCY:
             self.min_pin = max(self.min_pin, proposal.min_pin)
             return

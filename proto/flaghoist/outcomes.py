@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from flaghoist.authorization import Authorized, NotUnderstood
 from flaghoist.errors import Refused
-from flaghoist.records import Entry
+from flaghoist.records import Entry, Op
 from flaghoist.root import Root
 from flaghoist.snapshot import Snapshot
 from flaghoist.values import KeyId, Seq
@@ -13,12 +13,16 @@ from flaghoist.values import KeyId, Seq
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A release: the chain and the state advanced."""
+    """A release: the chain and the state advanced.
+
+    `in_force_at_ms` is the moment before which it must not be served (Unix ms); 0: it may be at once.
+    """
 
     entry: Entry
     entry_hash: bytes
     authorized: Authorized
     snapshot: Snapshot
+    in_force_at_ms: int = 0
 
     def without_state(self) -> "Applied":
         """Return the same link with an empty snapshot, for who keeps a whole chain: states share little in memory."""
@@ -49,6 +53,33 @@ class Ratified:
     entry: Entry
     entry_hash: bytes
     authorized: Authorized
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A release that will be published once enough sidecars say that they have seen it; the flags did not change."""
+
+    entry: Entry
+    entry_hash: bytes
+    authorized: Authorized
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """A release went on to its next stage, as its approved plan says: the chain and the state advanced.
+
+    `op` is what it did to the release; `in_force_at_ms` as for Applied.
+    """
+
+    entry: Entry
+    entry_hash: bytes
+    op: Op
+    snapshot: Snapshot
+    in_force_at_ms: int = 0
+
+    def without_state(self) -> "Stepped":
+        """Return the same link with an empty snapshot, as Applied does."""
+        return replace(self, snapshot=Snapshot.empty(self.snapshot.fractional).at_seq(self.entry.seq))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,5 +168,5 @@ class Unratified:
     before: Snapshot
 
 
-Link: TypeAlias = Applied | Advanced | RootChanged | Ratified | Rejected
+Link: TypeAlias = Applied | Advanced | RootChanged | Ratified | Prepared | Stepped | Rejected
 Outcome: TypeAlias = Link | Repeated | Void | Dropped | Gap | Forked | Held

@@ -44,7 +44,7 @@ class Op:
     """One change of one definition.
 
     `expected_version` is the seq of the entry that last changed the definition (0: never existed; a deleted one keeps
-    the seq of its deletion). `definition` is UTF-8 JSON (definition.py) for PUT, None for DELETE.
+    the seq of its deletion). `definition` is UTF-8 JSON (definition.py, release_plan.py) for PUT, None otherwise.
     """
 
     target: Target
@@ -61,7 +61,11 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What one person asks for; all of its ops are applied, or none. Times are Unix milliseconds UTC."""
+    """What one person asks for; all of its ops are applied, or none. Times are Unix milliseconds UTC.
+
+    It takes effect at `activate_at`, or `lead_ms` after its entry is published, or, when both are None, at once.
+    `acked_percent` (1 .. 100): it is published only after so many of the fleet have acknowledged its preparation.
+    """
 
     log_id: LogId
     proposal_id: str
@@ -75,6 +79,8 @@ class Proposal:
     ops: tuple[Op, ...]
     activate_at: int | None
     min_pin: Seq
+    lead_ms: int | None = None
+    acked_percent: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +127,26 @@ class Ratification:
     approvals: tuple[Envelope, ...]
 
 
-Body: TypeAlias = Release | RootUpdate | EpochClaim | Ratification
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Body of an entry that shows every reader what is about to be published, so that they say when they have it."""
+
+    release: Release
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Body of the entry by which a publisher takes a release to its next stage, as the approved plan says.
+
+    Nobody signs it but the publisher: every reader checks that the plan in force says just that.
+    """
+
+    release: FlagKey
+    expected_version: Seq
+    stage: int
+
+
+Body: TypeAlias = Release | RootUpdate | EpochClaim | Ratification | Preparation | Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,3 +232,35 @@ class Heartbeat:
     holder: str
     state_root: bytes | None
     checkpoint_seq: Seq
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """What one sidecar says of itself; nobody signs it. Times are Unix milliseconds UTC by the sidecar's clock.
+
+    Attributes:
+        instance: the pod's name; the key in the stream.
+        service: what the pod serves; "" when that was not told.
+        version: the sidecar's release.
+        state: the verifier's state.
+        seq: the newest entry that it has verified, with its hash and the digest of the state there.
+        in_force: what it answers from: behind `seq` while a moment is awaited, or while it must not serve more.
+        late_ms: how long after its moment `in_force` was first answered from; None when no moment was set.
+        clock_offset_ms: the publisher's clock less this one's, by the newest heartbeat; None before the first.
+    """
+
+    log_id: LogId
+    instance: str
+    service: str
+    version: str
+    started_at: int
+    written_at: int
+    state: str
+    seq: Seq
+    entry_hash: bytes
+    state_root: bytes
+    applied_at: int
+    in_force: Seq
+    activated_at: int
+    late_ms: int | None
+    clock_offset_ms: int | None

@@ -8,14 +8,26 @@ import gc
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, TypeVar
 
 from flaghoist.answer import Answer, Reason
 from flaghoist.definition import FlagDefinition, FlagState, killed, parse_evaluator, parse_flag
 from flaghoist.document import JsonValue
 from flaghoist.errors import BadDefinition, Malformed, StaleBase
 from flaghoist.records import Op
+from flaghoist.release_plan import (
+    CLOSED,
+    DRILL_PREFIX,
+    EVERYBODY_RULE,
+    GATE_PREFIX,
+    NOBODY_RULE,
+    drill_key,
+    gate_key,
+    parse_drill,
+    parse_release,
+)
+from flaghoist.release_state import ReleaseState, check_requirements, following
 from flaghoist.selector import EVERYTHING, FLAG_SET_KEY, Selector
 from flaghoist.targeting import CompiledRule, Fractional, compile_rule
 from flaghoist.targeting.limits import LEDGER_NODES_MAX
@@ -54,6 +66,7 @@ class CompiledFlag:
         "evaluators",
         "fixed",
         "key",
+        "leaf",
         "matches",
         "member",
         "rule",
@@ -77,6 +90,7 @@ class CompiledFlag:
         self.rule = rule
         self.evaluators = evaluators
         self.member: tuple[bytes, str | None] | None = None
+        self.leaf: bytes | None = None
         self.fixed: Answer | None = None
         self.matches: Mapping[str, Answer] = {}
         name = definition.default_variant
@@ -158,10 +172,39 @@ class Evaluator:
     references: frozenset[str]
 
 
-class Snapshot:
-    """Every definition of one ledger at one seq. Immutable: fold returns another."""
+@dataclass(frozen=True, slots=True)
+class Drill:
+    """A rehearsal of a release: whether its shadow gate stands open, and what was measured last."""
 
-    __slots__ = ("_evaluators", "_flags", "_nodes", "_versions", "_view", "fractional", "seq")
+    key: FlagKey
+    hoisted: bool
+    result: Mapping[str, Any] | None
+    version: Seq
+
+
+NO_RELEASES: Final[Mapping[FlagKey, ReleaseState]] = {}
+NO_DRILLS: Final[Mapping[FlagKey, Drill]] = {}
+
+
+class Snapshot:
+    """Every definition of one ledger at one seq. Immutable: fold returns another.
+
+    `releases` are by name; the gate of each is an evaluator of the source "". `drills` are by the release's name.
+    `state_root` is where state_root.py keeps what it made of it.
+    """
+
+    __slots__ = (
+        "_evaluators",
+        "_flags",
+        "_nodes",
+        "_versions",
+        "_view",
+        "drills",
+        "fractional",
+        "releases",
+        "seq",
+        "state_root",
+    )
 
     def __init__(
         self,
@@ -171,6 +214,8 @@ class Snapshot:
         evaluators: dict[Source, dict[str, Evaluator]],
         versions: dict[StateId, Seq],
         nodes: int,
+        releases: Mapping[FlagKey, ReleaseState] = NO_RELEASES,
+        drills: Mapping[FlagKey, Drill] = NO_DRILLS,
     ) -> None:
         """Take ownership of the dicts; use empty() and fold() instead. `nodes` is the size of all flags' rules."""
         self.seq = seq
@@ -179,7 +224,10 @@ class Snapshot:
         self._evaluators = evaluators
         self._versions = versions
         self._nodes = nodes
+        self.releases = releases
+        self.drills = drills
         self._view: View | None = None
+        self.state_root: bytes | None = None
 
     @classmethod
     def empty(cls, fractional: Fractional) -> "Snapshot":
@@ -222,11 +270,40 @@ class Snapshot:
             for evaluator in evaluators.values():
                 yield StateId(Target.EVALUATOR, source, evaluator.key), evaluator
 
-    def fold(self, seq: Seq, ops: Sequence[Op]) -> "Snapshot":
+    @property
+    def sources(self) -> Iterable[Source]:
+        """The sources, in the order in which one's flags win over another's."""
+        return self._flags
+
+    def gone(self) -> Iterator[tuple[StateId, Seq]]:
+        """Yield the definitions that were deleted, with the seq of their deletion."""
+        for state_id, version in self._versions.items():
+            if not self.has(state_id):
+                yield state_id, version
+
+    def has(self, state_id: StateId) -> bool:
+        """Say whether there is a definition of this name in force."""
+        match state_id.target:
+            case Target.FLAG:
+                return self.flag(state_id.source, state_id.key) is not None
+            case Target.EVALUATOR:
+                return self.evaluator(state_id.source, state_id.key) is not None
+            case Target.RELEASE:
+                return not state_id.source and state_id.key in self.releases
+            case Target.DRILL:
+                return not state_id.source and state_id.key in self.drills
+            case _:
+                return False
+
+    def fold(self, seq: Seq, ops: Sequence[Op], *, at_ms: int = 0) -> "Snapshot":
         """Return the snapshot at `seq`: this one with all ops applied.
+
+        Args:
+            at_ms: from when on they are in force (Unix ms); the soak of a release's stage counts from there.
 
         Raises:
             StaleBase: an op expects another version than version_of says.
+            RequirementUnmet: a release would be open whose requirement is not.
             BadDefinition: an op's definition cannot be served; two ops name one definition; a deleted one does not
                 exist; a `$ref` of any flag or evaluator would point nowhere; an action or target that changes no state;
                 all rules together would be larger than LEDGER_NODES_MAX.
@@ -234,11 +311,21 @@ class Snapshot:
         if not ops:
             return self.at_seq(seq)
         with paused_collector(len(ops) >= GC_PAUSE_OPS):
-            return _Fold(self, seq).applied(ops)
+            return _Fold(self, seq, at_ms).applied(ops)
 
     def at_seq(self, seq: Seq) -> "Snapshot":
         """Return the same state at a later seq, for an entry that changes nothing."""
-        same = Snapshot(seq, self.fractional, self._flags, self._evaluators, self._versions, self._nodes)
+        same = Snapshot(
+            seq,
+            self.fractional,
+            self._flags,
+            self._evaluators,
+            self._versions,
+            self._nodes,
+            self.releases,
+            self.drills,
+        )
+        same.state_root = self.state_root
         if self._view is not None:
             same._view = View(seq, self._view.flags, self._flags)
         return same
@@ -256,9 +343,14 @@ class Snapshot:
 class _Fold:
     """One fold at work: copies of what changes, and what must be compiled anew."""
 
-    def __init__(self, before: Snapshot, seq: Seq) -> None:
+    def __init__(self, before: Snapshot, seq: Seq, at_ms: int) -> None:
         self._before = before
         self._seq = seq
+        self._at_ms = at_ms
+        self._releases: dict[FlagKey, ReleaseState] = {}
+        self._drills = before.drills
+        # Whose order with other releases matters: all that change, but not those that an emergency closes.
+        self._to_check: set[FlagKey] = set()
         self._flags = dict(before._flags)
         self._evaluators = dict(before._evaluators)
         self._versions = before._versions.copy()
@@ -281,7 +373,16 @@ class _Fold:
             self._check(op, state_id)
             self._versions[state_id] = self._seq
             place = (op.source, op.key)
-            if op.target is Target.EVALUATOR:
+            if op.target in (Target.RELEASE, Target.DRILL):
+                gate, rule = self._take_release(op) if op.target is Target.RELEASE else self._take_drill(op)
+                if any(key == gate for _, key in evaluators):
+                    raise BadDefinition(_place(state_id), f"want no op on the evaluator {gate} beside it, got one")
+                changed.add((SHARED, gate))
+                if rule is None:
+                    del self._writable(self._evaluators, SHARED)[gate]
+                else:
+                    evaluators[SHARED, gate] = rule
+            elif op.target is Target.EVALUATOR:
                 changed.add(place)
                 if op.definition is None:
                     del self._writable(self._evaluators, op.source)[op.key]
@@ -303,28 +404,121 @@ class _Fold:
             self._compile_flag(source, key, definition, self._seq)
         if changed:
             self._compile_dependents(changed, flags)
-        return Snapshot(self._seq, self._before.fractional, self._flags, self._evaluators, self._versions, self._nodes)
+        before = self._before
+        releases = self._releases_after(seen) if self._releases or self._to_check else before.releases
+        return Snapshot(
+            self._seq,
+            before.fractional,
+            self._flags,
+            self._evaluators,
+            self._versions,
+            self._nodes,
+            releases,
+            self._drills,
+        )
+
+    def _take_release(self, op: Op) -> tuple[FlagKey, JsonValue]:
+        """Note what an op makes of a release, and return its gate and that one's rule; None when it deletes it."""
+        key, gate, before = op.key, gate_key(op.key), self._before.releases.get(op.key)
+        if op.action is Action.KILL:
+            assert before is not None  # noqa: S101 — _check looked
+            plan = replace(before.plan, gate=CLOSED)
+        else:
+            self._to_check.add(key)
+            if op.definition is None:
+                return gate, None
+            plan = parse_release(op.definition, where=_place(op.state_id))
+            if before is None:
+                self._check_name_free(gate)
+        self._releases[key] = following(before, key, plan, self._seq, self._at_ms)
+        return gate, plan.rule()
+
+    def _take_drill(self, op: Op) -> tuple[FlagKey, JsonValue]:
+        """Note what an op makes of a rehearsal, and return its shadow gate and that one's rule; None: it deletes it."""
+        shadow = drill_key(op.key)
+        drills = dict(self._drills)
+        self._drills = drills
+        if op.definition is None:
+            del drills[op.key]
+            return shadow, None
+        said = parse_drill(op.definition, where=_place(op.state_id))
+        if op.key not in self._before.drills:
+            self._check_name_free(shadow)
+        drills[op.key] = Drill(op.key, said["hoisted"], said.get("result"), self._seq)
+        return shadow, EVERYBODY_RULE if said["hoisted"] else NOBODY_RULE
+
+    def _check_name_free(self, name: FlagKey) -> None:
+        """Refuse a gate's name that something else has: flags would refer to that, or to either."""
+        for source, evaluators in self._evaluators.items():
+            if name in evaluators:
+                raise BadDefinition(
+                    _place(StateId(Target.EVALUATOR, source, name)),
+                    "want no evaluator of a release's name, there is one",
+                    hint="delete that evaluator first, or give the release another name",
+                )
+
+    def _releases_after(self, seen: Iterable[StateId]) -> Mapping[FlagKey, ReleaseState]:
+        before = self._before.releases
+        after = {key: state for key, state in before.items() if key not in self._to_check} | self._releases
+        check_requirements(before, after, self._to_check)
+        in_this_entry = {(state_id.source, state_id.key) for state_id in seen if state_id.target is Target.FLAG}
+        for key in self._to_check:
+            if (state := after.get(key)) is not None and not state.plan.gate.closed:
+                self._check_flags(state, in_this_entry)
+        return after
+
+    def _check_flags(self, state: ReleaseState, in_this_entry: set[tuple[Source, FlagKey]]) -> None:
+        """Refuse to open a gate that not all of the release's flags go through: it would open half of them."""
+        where = f"{_place(StateId(Target.RELEASE, SHARED, state.key))}.flags"
+        gate = gate_key(state.key)
+        for source, key in state.plan.flags:
+            named = StateId(Target.FLAG, source, key)
+            flag = self._flags.get(source, {}).get(key)
+            if flag is None:
+                raise BadDefinition(where, f"want flags that exist, got {named}", hint="create it, or leave it out")
+            if gate not in flag.evaluators:
+                raise BadDefinition(
+                    where,
+                    f'want flags that refer to {{"$ref": "{gate}"}}, {named} does not',
+                    hint="edit the release, which wires its flags, before it opens",
+                )
+            if state.opened_at == self._seq and (source, key) in in_this_entry:
+                raise BadDefinition(
+                    where,
+                    f"want the gate opened by an entry that changes no flag of it, this one changes {named}",
+                    hint="publish the flags first, then open the gate: what was before can then be restored",
+                )
 
     def _check(self, op: Op, state_id: StateId) -> None:
-        if op.target not in (Target.FLAG, Target.EVALUATOR):
-            raise BadDefinition(_place(state_id), f"want an op on FLAG or EVALUATOR, got {op.target}")
-        if op.action is Action.KILL and op.target is not Target.FLAG:
-            raise BadDefinition(_place(state_id), f"want KILL of a flag, got it of {op.target}")
+        if op.target is Target.POLICY:
+            raise BadDefinition(_place(state_id), f"want an op on a definition, got {op.target}")
+        if op.action is Action.KILL and op.target not in (Target.FLAG, Target.RELEASE):
+            raise BadDefinition(_place(state_id), f"want KILL of a flag or a release, got it of {op.target}")
+        if op.source and op.target in (Target.RELEASE, Target.DRILL):
+            raise BadDefinition(_place(state_id), f"want a {op.target.lower()} of no source, got {op.source!r}")
+        if op.target is Target.EVALUATOR and self._belongs_to_release(op.key):
+            raise BadDefinition(
+                _place(state_id),
+                "want an op on the release: this evaluator is its gate",
+                hint="ramp, activate or revert it with `flaghoist release`",
+            )
         if (op.definition is None) is (op.action is Action.PUT):
             wanted = "a definition with PUT" if op.action is Action.PUT else f"no definition with {op.action}"
             raise BadDefinition(_place(state_id), f"want {wanted}")
         version = self._versions.get(state_id, _NEVER)
         if op.expected_version != version:
             raise StaleBase(f"{state_id}: expected version {op.expected_version}, it is at {version}")
-        if op.action is not Action.PUT:
-            before = self._before
-            found: object = (
-                before.flag(op.source, op.key) if op.target is Target.FLAG else before.evaluator(op.source, op.key)
+        if op.action is not Action.PUT and not self._before.has(state_id):
+            raise BadDefinition(
+                _place(state_id), f"want something to {op.action.lower()}, there is nothing of this name"
             )
-            if found is None:
-                raise BadDefinition(
-                    _place(state_id), f"want something to {op.action.lower()}, there is nothing of this name"
-                )
+
+    def _belongs_to_release(self, name: FlagKey) -> bool:
+        """Whether an evaluator of this name, of whatever source, is or would hide a release's gate or its shadow."""
+        release, drill = name.removeprefix(GATE_PREFIX), name.removeprefix(DRILL_PREFIX)
+        return (release != name and (release in self._before.releases or release in self._releases)) or (
+            drill != name and drill in self._drills
+        )
 
     def _writable(self, sources: dict[Source, dict[str, _T]], source: Source) -> dict[str, _T]:
         """Return a source's definitions for change: copied the first time, then ours."""

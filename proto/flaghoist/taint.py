@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from flaghoist.outcomes import Applied, Link, Ratified, RootChanged
+from flaghoist.outcomes import Applied, Link, Ratified, RootChanged, Stepped
 from flaghoist.records import Ratification, Release, Revocation
 from flaghoist.values import KeyId, Seq, StateId
 
@@ -32,6 +32,8 @@ def tainted(links: Iterable[Link]) -> tuple[Taint, ...]:
             distrusted |= {r.key_id: r for r in link.root.record.revoked if r.distrust_from_seq is not None}
         elif isinstance(link, Applied):
             last_changed |= {op.state_id: link.entry.seq for op in link.authorized.proposal.ops}
+        elif isinstance(link, Stepped):
+            last_changed[link.op.state_id] = link.entry.seq
     if not distrusted:
         return ()
     found = []

@@ -96,6 +96,7 @@ class Target(StrEnum):
     EVALUATOR = "EVALUATOR"
     RELEASE = "RELEASE"
     POLICY = "POLICY"
+    DRILL = "DRILL"  # a rehearsal of a release: it changes no answer
 
 
 class Action(StrEnum):
@@ -107,9 +108,12 @@ class Action(StrEnum):
 
 
 class ProposalKind(StrEnum):
+    """What a proposal is for; each kind has rules of its own (authorization.check_kind)."""
+
     CHANGE = "CHANGE"
     EMERGENCY = "EMERGENCY"
-    ROLLBACK = "ROLLBACK"
+    ROLLBACK = "ROLLBACK"  # closes the gates of releases, and refuses if that would not restore what was before
+    DRILL = "DRILL"
 
 
 class Decision(StrEnum):

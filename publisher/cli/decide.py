@@ -9,7 +9,6 @@ import click
 
 from flaghoist.authorization import verified_approval, verified_proposal
 from flaghoist.codec import APPROVAL, ENVELOPE_BYTES_MAX, REASON_CHARS_MAX, decode_envelope, encode_envelope
-from flaghoist.definition import killed_document
 from flaghoist.errors import Expired, Misconfigured, Refused, SamePerson
 from flaghoist.outcomes import Unratified
 from flaghoist.records import Approval, Op
@@ -21,6 +20,7 @@ from publisher.cli.desk import Desk, Exit, inline, json_value
 from publisher.cli.reading import Reading, read, send
 from publisher.cli.times import Span, age, days_ms, moment
 from publisher.cli.workspace import Workspace, operation
+from publisher.documents import killed_by
 from publisher.files import read_limited, replace_file
 from publisher.inbox import Case, Inbox, RootCase, find
 from publisher.plan import Step
@@ -296,11 +296,11 @@ def _step(case: Case, op: Op, reading: Reading) -> Step:
     """Return what an op does, or did: an emergency may be in force when people look at it."""
     done = reading.documents.changes.get(op.state_id, ())
     for change in done:
-        if change.link.authorized.sha256 == case.sha256:
+        if change.authorized is not None and change.authorized.sha256 == case.sha256:
             return Step(replace(op, definition=change.after), change.before)
     before = reading.documents.current(op.state_id)
     if op.action is Action.KILL and before is not None:
-        return Step(replace(op, definition=killed_document(before)), before)
+        return Step(replace(op, definition=killed_by(op, before)), before)
     return Step(op, before)
 
 

@@ -137,23 +137,25 @@ def history(work: Workspace, key: str) -> Exit:
 
 
 def _change(change: Change) -> dict[str, object]:
-    authorized, entry = change.link.authorized, change.link.entry
+    authorized, entry = change.authorized, change.link.entry
     return {
         "seq": entry.seq.number,
         "published_at": entry.published_at,
-        "requester": authorized.proposal.requester,
-        "approvers": list(authorized.approvers),
-        "title": authorized.proposal.title,
-        "proposal": authorized.proposal.proposal_id,
+        "requester": None if authorized is None else authorized.proposal.requester,
+        "approvers": [] if authorized is None else list(authorized.approvers),
+        "title": change.title,
+        "proposal": None if authorized is None else authorized.proposal.proposal_id,
         "action": change.op.action,
     }
 
 
 def _told(change: Change) -> str:
-    authorized, entry = change.link.authorized, change.link.entry
-    approved = f", approved by {', '.join(authorized.approvers)}" if authorized.approvers else ""
-    asked = f"{moment(entry.published_at)}, requested by {authorized.proposal.requester}{approved}"
-    return f"{entry.seq}, {asked}: {inline(authorized.proposal.title)}"
+    authorized, entry = change.authorized, change.link.entry
+    asked = "by the publisher"
+    if authorized is not None:
+        approved = f", approved by {', '.join(authorized.approvers)}" if authorized.approvers else ""
+        asked = f"requested by {authorized.proposal.requester}{approved}"
+    return f"{entry.seq}, {moment(entry.published_at)}, {asked}: {inline(change.title)}"
 
 
 def _refuse_unknown(reading: Reading, key: str) -> None:

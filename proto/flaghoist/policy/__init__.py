@@ -10,10 +10,11 @@ from flaghoist.policy.grammar import PolicyNotUnderstood
 from flaghoist.policy.people import APPROVALS_RULE, Missing, PolicyRefused
 from flaghoist.policy.policy import NO_POLICY, Explanation, Match, Policy
 from flaghoist.policy.publication import PastChange
-from flaghoist.policy.rule import EMERGENCY_RULE, EmergencyPolicy, Rule
+from flaghoist.policy.rule import DRILL_RULE, EMERGENCY_RULE, EmergencyPolicy, Rule
 
 __all__ = [
     "APPROVALS_RULE",
+    "DRILL_RULE",
     "EMERGENCY_RULE",
     "NO_POLICY",
     "BadPolicy",

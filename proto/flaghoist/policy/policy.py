@@ -23,7 +23,6 @@ from flaghoist.records import Proposal
 from flaghoist.values import LogId, Person, ProposalKind
 
 _BUILT_IN: Final = Rule(APPROVALS_RULE, 0, When())
-_TOUCHED_KINDS: Final = frozenset({ChangeKind.ROLLOUT})
 _ENVIRONMENTS_REMEMBERED: Final = 16  # a process reads one or two ledgers
 
 
@@ -230,5 +229,5 @@ def _matches(rules: Sequence[Rule], change: Change) -> tuple[Match, ...]:
     found = [Match(facts, kinds, tuple(first_matching(rules, facts, kinds))) for facts in facts_of(change)]
     for touched in change.touched:
         facts = Facts.of_flag(touched.source, touched.key, touched.definition)
-        found.append(Match(facts, _TOUCHED_KINDS, tuple(first_matching(rules, facts, _TOUCHED_KINDS))))
+        found.append(Match(facts, change.touched_kinds, tuple(first_matching(rules, facts, change.touched_kinds))))
     return tuple(found)

@@ -9,11 +9,13 @@ docs/policy.md has the table.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import Final, TypeAlias
 
 from flaghoist.definition import FlagDefinition, FlagState
 from flaghoist.document import JsonValue
 from flaghoist.policy.change import Change, same_json
+from flaghoist.release_plan import CLOSED, SHARE_MAX, ReleasePlan, Walk
 from flaghoist.targeting.bucketing import WEIGHT_MAX, weight_of
 from flaghoist.values import Action, Target
 
@@ -29,6 +31,8 @@ def share_moved(change: Change) -> Fraction:
     Users who get the flag's declared safe variant are never counted: the way back is free. Deleting a flag and killing
     it count as nobody, since neither could be done in smaller steps.
     """
+    if change.op.target is Target.RELEASE:
+        return _moved_by_release(change.release_before, change.release_after)
     if change.op.target is not Target.FLAG:
         if change.op.action is Action.DELETE or change.rule_before is None:
             return NOBODY  # what nothing refers to yet, or any more
@@ -49,6 +53,33 @@ def share_moved(change: Change) -> Fraction:
     if after.state is FlagState.DISABLED:
         return NOBODY
     return _FlagRule(before, after).moved(before.targeting, after.targeting)
+
+
+def _moved_by_release(before: ReleasePlan | None, after: ReleasePlan | None) -> Fraction:
+    """Return the largest step that a release takes by a change, or may take by itself after it.
+
+    A share that shrinks moves nobody: the way back is free. An audience counts as nobody: the plan names it, and people
+    approve it by name.
+    """
+    if after is None or (after.gate.closed and after.gate.walk is not Walk.ON):
+        return NOBODY
+    was = CLOSED if before is None else before.gate
+    steps = [max(0, after.gate.share - was.share)]
+    if (
+        before is not None
+        and not was.closed
+        and not after.gate.closed
+        and (before.bucket_by, before.salt)
+        != (
+            after.bucket_by,
+            after.salt,
+        )
+    ):
+        steps.append(SHARE_MAX)
+    if after.gate.walk is Walk.ON:
+        shares = [after.gate.share, *(max(stage.share, after.gate.share) for stage in after.stages)]
+        steps += [later - earlier for earlier, later in pairwise(shares)]
+    return Fraction(max(steps), SHARE_MAX)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,15 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from flaghoist.definition import FlagDefinition
+from flaghoist.definition import Category, FlagDefinition
 from flaghoist.policy.change import Change, ChangeKind
 from flaghoist.policy.glob import Glob
 from flaghoist.policy.naming import NamePattern
+from flaghoist.release_plan import ReleasePlan
 from flaghoist.values import FlagKey, LogId, Person, Source, Target
 
 EMERGENCY_RULE: Final = "emergency"  # what an entry's `policy` names when an emergency key killed flags
+DRILL_RULE: Final = "drill"  # and when a rehearsal was recorded, which changes no answer
 EVERY_KIND: Final = frozenset(ChangeKind)
 # 24 h to look at what was done in a hurry; more kills than that are no emergency but an attack, or a broken script.
 RATIFY_WITHIN_MS_DEFAULT: Final = 24 * 3_600_000
@@ -36,7 +38,7 @@ class Requirement(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What `when` looks at: of a flag before a change, of it after, of a flag that is touched, or of an evaluator."""
+    """What `when` looks at: a flag or a release before a change or after it, a flag that is touched, an evaluator."""
 
     target: Target
     source: Source
@@ -53,6 +55,10 @@ class Facts:
             Target.FLAG, source, key, governance.team, governance.owner, governance.category, governance.services
         )
 
+    @classmethod
+    def of_release(cls, key: FlagKey, plan: ReleasePlan) -> "Facts":
+        return cls(Target.RELEASE, Source(""), key, plan.team, plan.owner, Category.RELEASE, plan.services)
+
     def __str__(self) -> str:
         place = f"{self.source}#{self.key}" if self.source else str(self.key)
         return place if self.target is Target.FLAG else f"{self.target.lower()} {place}"
@@ -61,6 +67,9 @@ class Facts:
 def facts_of(change: Change) -> tuple[Facts, ...]:
     """Return what rules see of a change itself: the definition before and the one after; once when they look alike."""
     op = change.op
+    if op.target is Target.RELEASE:
+        plans = [plan for plan in (change.release_before, change.release_after) if plan is not None]
+        return tuple(dict.fromkeys(Facts.of_release(op.key, plan) for plan in plans))
     if op.target is not Target.FLAG:
         return (Facts(op.target, op.source, op.key),)
     sides = [Facts.of_flag(op.source, op.key, side) for side in (change.before, change.after) if side is not None]

@@ -1,0 +1,91 @@
+"""Which state is in force at a moment: entries take effect in seq order, none before its moment. Pure; time is given.
+
+What the ledger's state *is* never depends on a clock: it is the fold of all entries. Only since when it is served does.
+Emergencies wait for nothing: what they kill is dead in every state that is served from then on (design §7).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from flaghoist.errors import Refused
+from flaghoist.outcomes import Applied, Link, Stepped
+from flaghoist.records import Op
+from flaghoist.release_plan import LEAD_MS_MAX
+from flaghoist.rollback import kill_ops_on
+from flaghoist.snapshot import Snapshot
+from flaghoist.values import ProposalKind, Seq
+
+
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """A state that is verified, and not in force before `at_ms` (Unix ms, by the reader's clock)."""
+
+    at_ms: int
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class _Kill:
+    seq: Seq
+    ops: Sequence[Op]
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """The state in force, and those to come, in seq order.
+
+    Attributes:
+        snapshot: what is served. Its seq is that of the last entry in force; emergencies after it are in it too.
+        moment_ms: when the newest of it was to take effect (Unix ms); None: at once.
+        coming: what waits for its moment.
+    """
+
+    snapshot: Snapshot
+    moment_ms: int | None = None
+    coming: tuple[Coming, ...] = ()
+    _kills: tuple[_Kill, ...] = ()
+
+    def take(self, link: Link, snapshot: Snapshot, *, now_ms: int) -> "InForce":
+        """Return what is in force, and to come, after one more link.
+
+        Args:
+            snapshot: the ledger's state after it.
+            now_ms: the reader's clock. No entry waits for longer than LEAD_MS_MAX from now, whatever it says: one
+                that a wrong clock, or a thief, has dated ahead would hold up all that come after it.
+        """
+        moment_ms = link.in_force_at_ms if isinstance(link, Applied | Stepped) else 0
+        before = self.at(now_ms)
+        waits_until_ms = min(max(moment_ms, before.coming[-1].at_ms if before.coming else 0), now_ms + LEAD_MS_MAX)
+        if waits_until_ms <= now_ms:
+            return InForce(snapshot, moment_ms or None)
+        after = replace(before, coming=(*before.coming, Coming(waits_until_ms, snapshot)))
+        if isinstance(link, Applied) and link.authorized.proposal.kind is ProposalKind.EMERGENCY:
+            return after._killed(_Kill(link.entry.seq, link.authorized.proposal.ops))
+        return after
+
+    def at(self, now_ms: int) -> "InForce":
+        """Return what is in force at a moment; itself when nothing has changed."""
+        due = [each for each in self.coming if each.at_ms <= now_ms]
+        if not due:
+            return self
+        newest = due[-1]
+        later = tuple(each for each in self.coming if each.at_ms > now_ms)
+        reached = InForce(newest.snapshot, newest.at_ms, later)
+        for kill in self._kills:
+            if kill.seq > newest.snapshot.seq:
+                reached = reached._killed(kill)
+        return reached
+
+    @property
+    def next_at_ms(self) -> int | None:
+        """When the next state takes effect (Unix ms); None when none waits."""
+        return self.coming[0].at_ms if self.coming else None
+
+    def _killed(self, kill: _Kill) -> "InForce":
+        """Return it with an emergency in force that is behind what waits."""
+        try:
+            snapshot = self.snapshot.fold(self.snapshot.seq, kill_ops_on(self.snapshot, kill.ops))
+        except Refused:
+            # It kills by what an entry that waits has brought, a safe variant say: then that must not wait either.
+            return InForce(self.coming[-1].snapshot)
+        return replace(self, snapshot=snapshot, _kills=(*self._kills, kill))
