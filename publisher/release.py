@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from flaghoist.authorization import Authorized, authorize
+from flaghoist.authorization import Authorized, authorize, stands_alone
 from flaghoist.changes import changes_between
 from flaghoist.codec import APPROVALS_MAX
 from flaghoist.ledger import Ledger
 from flaghoist.outcomes import Applied, Link
 from flaghoist.policy import EMERGENCY_RULE, PastChange
 from flaghoist.records import Envelope, Ratification, Release
-from flaghoist.values import Decision, ProposalKind, Role
+from flaghoist.values import Decision, Role
 from publisher.inbox import Case
 
 
@@ -25,7 +25,7 @@ def release_of(ledger: Ledger, case: Case, links: Sequence[Link], *, now_ms: int
         Refused: as authorization.authorize, the fold and the policy say; a standing rejection is one of the reasons.
         ZoneMissing: the policy has a freeze in a time zone of which this machine has no data.
     """
-    if case.proposal.kind is ProposalKind.EMERGENCY:
+    if stands_alone(case.proposal.kind):
         release = Release(case.envelope, (), EMERGENCY_RULE)
     else:
         release = Release(case.envelope, _approvals(ledger, case, now_ms), "")

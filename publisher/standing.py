@@ -6,7 +6,7 @@ Pure. Each judgement is the publisher's own (release.py) on the ledger as it was
 from dataclasses import dataclass
 from enum import StrEnum
 
-from flaghoist.authorization import check_understood
+from flaghoist.authorization import check_understood, stands_alone
 from flaghoist.changes import changes_between
 from flaghoist.errors import FlaghoistError, Refused
 from flaghoist.ledger import Ledger, next_entry
@@ -14,7 +14,7 @@ from flaghoist.outcomes import Rejected, Unratified
 from flaghoist.records import Approval, Ratification, Release, RootUpdate
 from flaghoist.root import Root
 from flaghoist.snapshot import Snapshot
-from flaghoist.values import Decision, Person, ProposalKind, Role
+from flaghoist.values import Decision, Person, Role
 from publisher.inbox import Case, Inbox, RootCase
 from publisher.reader import LedgerReader
 from publisher.release import ratification_of, release_of
@@ -66,7 +66,7 @@ def counting(case: Case, now_ms: int) -> tuple[Approval, ...]:
 
 def approvals_lack(case: Case, root: Root, now_ms: int) -> bool:
     """Say whether a case cannot be published for want of people, whatever else: cheap, without any signature."""
-    if case.proposal.kind is ProposalKind.EMERGENCY:
+    if stands_alone(case.proposal.kind):
         return False
     said = counting(case, now_ms)
     rejected = any(a.decision is Decision.REJECT for a in said)
@@ -83,8 +83,8 @@ def standing_of(case: Case, reader: LedgerReader, *, now_ms: int) -> Standing:
     said = counting(case, now_ms)
     approvers = tuple(a.approver for a in said if a.decision is Decision.APPROVE)
     rejecters = tuple(a.approver for a in said if a.decision is Decision.REJECT)
-    emergency = case.proposal.kind is ProposalKind.EMERGENCY
-    needed = 0 if emergency else ledger.root.grant(Role.APPROVER).threshold
+    alone = stands_alone(case.proposal.kind)
+    needed = 0 if alone else ledger.root.grant(Role.APPROVER).threshold
 
     def standing(status: Status, why: str = "", refusal: FlaghoistError | None = None) -> Standing:
         return Standing(status, approvers, rejecters, needed, why, missing, rules, body, refusal)
@@ -96,14 +96,14 @@ def standing_of(case: Case, reader: LedgerReader, *, now_ms: int) -> Standing:
         return standing(Status.PUBLISHED, f"seq {done.entry.seq}")
     if now_ms > case.proposal.expires_at:
         return standing(Status.EXPIRED)
-    if rejecters and not emergency:
+    if rejecters and not alone:
         return standing(Status.REJECTED, f"by {', '.join(rejecters)}")
     try:
         check_understood(case.proposal)
         after = ledger.snapshot.fold(ledger.snapshot.seq.next(), case.proposal.ops)
     except Refused as refusal:
         return standing(Status.STALE, str(refusal), refusal)
-    if not emergency:
+    if not alone:
         missing, rules = _people(case, ledger, after, approvers)
     try:
         body = release_of(ledger, case, reader.links, now_ms=now_ms)

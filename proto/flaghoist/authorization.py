@@ -92,6 +92,12 @@ def verified_approval(root: Root, envelope: Envelope) -> Approval:
     return approval
 
 
+def stands_alone(kind: ProposalKind) -> bool:
+    """Say whether a proposal of this kind is published without anybody's approval: nothing may hold up a kill, and a
+    rehearsal changes no answer."""
+    return kind in (ProposalKind.EMERGENCY, ProposalKind.DRILL)
+
+
 def check_understood(proposal: Proposal) -> None:
     """Refuse what this release cannot carry out.
 

@@ -155,7 +155,7 @@ class Policy:
         Raises:
             ZoneMissing: no data of a freeze's zone.
         """
-        if self.built_in or proposal.kind is ProposalKind.EMERGENCY:
+        if self.built_in or proposal.kind in (ProposalKind.EMERGENCY, ProposalKind.DRILL):
             return []
         decided: dict[Rule, list[Change]] = {}
         for explanation in self.explain(changes, proposal.log_id):
@@ -175,7 +175,7 @@ class Policy:
     ) -> None:
         """Refuse what a publisher must not publish now, though the right people stand behind it.
 
-        An emergency is never refused here: nothing may hold up a kill.
+        An emergency is never refused here: nothing may hold up a kill. Nor is a rehearsal, which changes no answer.
 
         Args:
             at_ms: the publisher's clock, Unix milliseconds.
