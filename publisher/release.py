@@ -3,14 +3,15 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from flaghoist.authorization import Authorized, authorize, stands_alone
+from flaghoist.authorization import Authorized, authorize, moment_of, stands_alone
 from flaghoist.changes import changes_between
 from flaghoist.codec import APPROVALS_MAX
 from flaghoist.ledger import Ledger
 from flaghoist.outcomes import Applied, Link
 from flaghoist.policy import EMERGENCY_RULE, PastChange
 from flaghoist.records import Envelope, Ratification, Release
-from flaghoist.values import Decision, Role
+from flaghoist.rollback import check_rollback
+from flaghoist.values import Decision, ProposalKind, Role
 from publisher.inbox import Case
 
 
@@ -30,6 +31,9 @@ def release_of(ledger: Ledger, case: Case, links: Sequence[Link], *, now_ms: int
     else:
         release = Release(case.envelope, _approvals(ledger, case, now_ms), "")
     authorized = authorize(ledger.root, release, at_ms=now_ms)
+    moment_of(case.proposal, at_ms=now_ms)
+    if case.proposal.kind is ProposalKind.ROLLBACK:
+        check_rollback(ledger.snapshot, case.proposal.ops)
     after = ledger.snapshot.fold(ledger.snapshot.seq.next(), case.proposal.ops)
     rule = ledger.rule_allowing(authorized, ledger.snapshot, after, at_ms=now_ms)
     policy = ledger.root.policy
