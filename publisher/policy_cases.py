@@ -18,6 +18,7 @@ from flaghoist.policy import Change, ChangeKind, PastChange, Policy, PolicyRefus
 from flaghoist.policy.document import BadPolicy, Fields, Items, Node, Text, kind_of, read_document
 from flaghoist.policy.freeze import ZoneMissing, Zones, system_zone
 from flaghoist.records import Op, Proposal
+from flaghoist.release_plan import CLOSED, SHARE_MAX, ReleasePlan, release_from
 from flaghoist.values import Action, FlagKey, LogId, Person, ProposalKind, Seq, Source, Target
 
 THRESHOLD_DEFAULT: Final = 1
@@ -27,7 +28,7 @@ _CASE: Final = (
     *("name", "environment", "requester", "approvers", "threshold", "at", "change", "changes", "ticket", "reason"),
     *("published", "expect", "rule", "because"),
 )
-_CHANGE: Final = ("flag", "evaluator", "source", "before", "after", "kind", "with", "touches")
+_CHANGE: Final = ("flag", "evaluator", "release", "source", "before", "after", "kind", "with", "touches")
 _GOVERNANCE: Final = (
     *("owner", "team", "category", "expires_at", "ticket", "safe_variant"),
     *("on_stale", "max_stale_s", "services"),
@@ -39,6 +40,18 @@ _PLAIN_FLAG: Final[Mapping[str, Any]] = {
     "variants": {"on": True, "off": False},
     "defaultVariant": "off",
 }
+_TARGETS: Final = {"flag": Target.FLAG, "evaluator": Target.EVALUATOR, "release": Target.RELEASE}
+_NOT_OF_FLAGS: Final = frozenset({ChangeKind.EVALUATOR, ChangeKind.RELEASE, ChangeKind.RAMP, ChangeKind.REVERT})
+_RELEASE_KINDS: Final = ("create", "delete", "kill", "release", "ramp", "revert")
+# What a case need not say about a release.
+_PLAIN_RELEASE: Final[Mapping[str, Any]] = {
+    "title": "a release",
+    "owner": "owner@example.org",
+    "flags": ["a"],
+    "bucket_by": "targetingKey",
+    "salt": "a",
+}
+_CLOSED_GATE: Final[Mapping[str, Any]] = {"audience": False, "share": 0, "walk": "off"}
 _MOMENT: Final = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})[ T]([0-9]{2}:[0-9]{2}) ?([A-Za-z][A-Za-z0-9/_+-]*)\Z")
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z")
 _CONSTANTS: Final[Mapping[str, Any]] = {"true": True, "false": False, "null": None}
@@ -358,11 +371,12 @@ class _Reader:
             return None
         self.known(node, _CHANGE, path)
         at = node.nodes
-        if ("flag" in at) == ("evaluator" in at):
-            self.fault(node.line, f"{path}: want `flag` or `evaluator`, with its key")
+        named = [name for name in _TARGETS if name in at]
+        if len(named) != 1:
+            self.fault(node.line, f"{path}: want one of {', '.join(f'`{name}`' for name in _TARGETS)}, with its key")
             return None
-        target = Target.FLAG if "flag" in at else Target.EVALUATOR
-        key = self.made(FlagKey, at.get("flag") or at.get("evaluator"), node.line, f"{path}: key")
+        target = _TARGETS[named[0]]
+        key = self.made(FlagKey, at[named[0]], node.line, f"{path}: key")
         source = self.made(Source, at["source"], node.line, f"{path}: source") if "source" in at else Source("")
         if key is None or source is None:
             return None
@@ -371,6 +385,8 @@ class _Reader:
         try:
             if target is Target.EVALUATOR:
                 return self.evaluator_change(op, at, touched)
+            if target is Target.RELEASE:
+                return self.release_change(op, node, path, touched)
             return self.flag_change(op, node, path, touched)
         except BadDefinition as error:
             self.fault(node.line, f"{path}: {error}")
@@ -383,6 +399,24 @@ class _Reader:
             raise BadDefinition("", "want `before`, `after`, or both, with the rule")
         op = replace(op, action=Action.PUT if after is not None else Action.DELETE)
         return Change(op, rule_before=before, rule_after=after, touched=touched)
+
+    def release_change(self, op: Op, node: Fields, path: str, touched: tuple[Touched, ...]) -> Change | None:
+        at = node.nodes
+        if ("kind" in at) == ("before" in at or "after" in at):
+            self.fault(node.line, f"{path}: want `kind` (and `with`), or `before`, `after`, or both")
+            return None
+        if "kind" in at:
+            raw = _json(at["kind"])
+            if raw not in _RELEASE_KINDS:
+                line = node.lines["kind"]
+                self.fault(line, f"{path}: kind: want one of {', '.join(_RELEASE_KINDS)} of a release, got {raw!r}")
+                return None
+            plan = _plan(at.get("with", Fields(node.line, {}, {})), "with")
+            return _release_change_of(ChangeKind(raw), op, plan, touched)
+        before = _plan(at["before"], "before") if "before" in at else None
+        after = _plan(at["after"], "after") if "after" in at else None
+        op = replace(op, action=Action.PUT if after is not None else Action.DELETE)
+        return Change(op, release_before=before, release_after=after, touched=touched)
 
     def flag_change(self, op: Op, node: Fields, path: str, touched: tuple[Touched, ...]) -> Change | None:
         at = node.nodes
@@ -403,7 +437,7 @@ class _Reader:
         """A change that is of exactly these kinds, of a flag that `with` describes."""
         raw = _json(node.nodes["kind"])
         names = raw if isinstance(raw, list) else [raw]
-        flag_kinds = [kind.value for kind in ChangeKind if kind is not ChangeKind.EVALUATOR]
+        flag_kinds = [kind.value for kind in ChangeKind if kind not in _NOT_OF_FLAGS]
         if strange := [name for name in names if name not in flag_kinds]:
             line = node.lines["kind"]
             self.fault(line, f"{path}: kind: want some of {', '.join(flag_kinds)}; got {strange[0]!r}")
@@ -455,6 +489,35 @@ def _definition(node: Node, where: str) -> FlagDefinition:
     governance = governance_from({name: raw[name] for name in _GOVERNANCE if name in raw}, where)
     flag = {**_PLAIN_FLAG, **{name: raw[name] for name in _FLAG if name in raw}}
     return flag_from_flagd(flag, where, governance)
+
+
+def _plan(node: Node, where: str) -> ReleasePlan:
+    """A release by its plan's fields; what is left out is that of a closed release without stages."""
+    raw = _json(node)
+    if not isinstance(raw, dict):
+        raise BadDefinition(where, f"want a mapping, got {kind_of(node)}")
+    gate = {**_CLOSED_GATE, **raw["gate"]} if isinstance(raw.get("gate"), dict) else raw.get("gate", _CLOSED_GATE)
+    return release_from({**_PLAIN_RELEASE, **raw, "gate": gate}, where)
+
+
+def _release_change_of(kind: ChangeKind, op: Op, plan: ReleasePlan, touched: tuple[Touched, ...]) -> Change:
+    """A change that is of exactly this kind, of a release."""
+    part, whole = replace(plan.gate, share=SHARE_MAX // 2), replace(plan.gate, share=SHARE_MAX)
+    half, full = replace(plan, gate=part), replace(plan, gate=whole)
+    match kind:
+        case ChangeKind.CREATE:
+            return Change(op, release_after=replace(plan, gate=CLOSED), touched=touched)
+        case ChangeKind.DELETE:
+            return Change(replace(op, action=Action.DELETE), release_before=plan, touched=touched)
+        case ChangeKind.KILL:
+            return Change(replace(op, action=Action.KILL), release_before=plan, release_after=plan, touched=touched)
+        case ChangeKind.RAMP:
+            return Change(op, release_before=half, release_after=full, touched=touched)
+        case ChangeKind.REVERT:
+            return Change(op, release_before=full, release_after=half, touched=touched)
+        case _:
+            other = replace(plan, title=f"{plan.title} before")
+            return Change(op, release_before=other, release_after=plan, touched=touched)
 
 
 def _rule(node: Node, where: str) -> JsonValue:

@@ -53,6 +53,7 @@ _ZONE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_+-]{0,30}(/[A-Za-z0-9_+-]{1,30}){
 
 _TOP: Final = ("version", "groups", "rules", "emergency", "tests")
 _WHEN: Final = ("environment", "target", "source", "key", "team", "owner", "category", "service", "change")
+_TARGETS: Final = {"flag": Target.FLAG, "evaluator": Target.EVALUATOR, "release": Target.RELEASE}
 _RULE: Final = (
     *("name", "when", "propose", "approvals", "refuse", "require", "naming", "expires_within", "ramp_step"),
     *("freeze", "budget"),
@@ -332,9 +333,7 @@ class _Reader:
         target = fields.nodes.get("target")
         return When(
             environment=globs("environment"),
-            target=None
-            if target is None
-            else self.one_of(target, f"{path}.target", {"flag": Target.FLAG, "evaluator": Target.EVALUATOR}),
+            target=None if target is None else self.one_of(target, f"{path}.target", _TARGETS),
             source=globs("source"),
             key=globs("key"),
             team=globs("team"),

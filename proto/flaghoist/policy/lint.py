@@ -15,6 +15,10 @@ from flaghoist.values import Person, Target
 
 _OF_FLAGS_ONLY = ("team", "owner", "category", "service")
 _ABOUT_PROPOSALS = frozenset({Requirement.TICKET, Requirement.REASON})
+_OF_RELEASES = frozenset(
+    {ChangeKind.CREATE, ChangeKind.DELETE, ChangeKind.KILL, ChangeKind.RELEASE, ChangeKind.RAMP, ChangeKind.REVERT}
+)
+_NOT_OF_RELEASES = frozenset({Requirement.CATEGORY, Requirement.SAFE_VARIANT, Requirement.DESCRIPTION})
 
 
 class Severity(StrEnum):
@@ -186,6 +190,7 @@ def _without_effect(rule: Rule) -> Iterator[Finding]:
         yield Finding(line, Severity.ERROR, text)
     if when.target is Target.FLAG and when.change == {ChangeKind.EVALUATOR}:
         yield Finding(line, Severity.ERROR, f"rule {rule.name!r}: when: can never match: no flag is an evaluator")
+    yield from _about_releases(rule, line)
     if when.target is Target.EVALUATOR and ChangeKind.EVALUATOR not in when.change:
         text = f"rule {rule.name!r}: when: can never match: what is done to evaluators is of the kind `evaluator`"
         yield Finding(line, Severity.ERROR, text)
@@ -201,6 +206,21 @@ def _without_effect(rule: Rule) -> Iterator[Finding]:
         line = rule.lines.get("approvals", rule.line)
         text = f"rule {rule.name!r}: approvals: {people} is asked twice; one person counts for both: give one count"
         yield Finding(line, Severity.WARNING, text)
+
+
+def _about_releases(rule: Rule, line: int) -> Iterator[Finding]:
+    when, never = rule.when, f"rule {rule.name!r}: when: can never match"
+    if when.target is Target.RELEASE and not when.change & _OF_RELEASES:
+        named = ", ".join(sorted(_OF_RELEASES))
+        yield Finding(line, Severity.ERROR, f"{never}: what is done to releases is one of {named}")
+    # `revert` concerns the flags too that a release takes back.
+    if when.target is Target.FLAG and when.change <= {ChangeKind.RELEASE, ChangeKind.RAMP}:
+        yield Finding(line, Severity.ERROR, f"{never}: no flag is a release")
+    if when.target is Target.RELEASE and when.source is not None:
+        yield Finding(line, Severity.ERROR, f"{never}: releases have no source")
+    if when.target is Target.RELEASE and (useless := [r.value for r in rule.require if r in _NOT_OF_RELEASES]):
+        line = rule.lines.get("require", rule.line)
+        yield Finding(line, Severity.WARNING, f"rule {rule.name!r}: require: releases have no {', '.join(useless)}")
 
 
 def _same_asks(rule: Rule) -> str | None:

@@ -6,6 +6,7 @@ A reader of the ledger does not repeat these: they are about time, and about ord
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import Final
 
 from flaghoist.definition import FlagDefinition
 from flaghoist.policy.change import Change, ChangeKind
@@ -14,6 +15,7 @@ from flaghoist.policy.people import PolicyRefused, named_rules
 from flaghoist.policy.ramp import share_moved
 from flaghoist.policy.rule import Requirement, Rule
 from flaghoist.records import Proposal
+from flaghoist.release_plan import ReleasePlan
 from flaghoist.values import Target
 
 
@@ -72,12 +74,20 @@ def _requirements(rule: Rule, change: Change, proposal: Proposal) -> Iterator[Po
         )
 
 
+# What a release's plan has a field for, by the same name; of the rest there is nothing to ask.
+_OF_RELEASES: Final = frozenset({Requirement.OWNER, Requirement.TEAM, Requirement.EXPIRES_AT, Requirement.SERVICES})
+
+
 def _present(wanted: Requirement, change: Change, proposal: Proposal) -> bool:
     after = change.after
     if wanted is Requirement.REASON:
         return bool(proposal.reason.strip())
+    plan = change.release_after
     if wanted is Requirement.TICKET:
-        return bool((proposal.ticket or "").strip()) or (after is not None and bool(after.governance.ticket))
+        own = after.governance.ticket if after is not None else plan.ticket if plan is not None else None
+        return bool((proposal.ticket or "").strip()) or bool(own)
+    if plan is not None:
+        return wanted not in _OF_RELEASES or bool(getattr(plan, wanted.value))
     if after is None:
         return True  # of a deleted flag, and of a shared rule, there is nothing to ask
     if wanted is Requirement.DESCRIPTION:
@@ -101,17 +111,18 @@ def _naming(rule: Rule, change: Change) -> PolicyRefused | None:
 
 
 def _expiry(rule: Rule, change: Change, at_ms: int) -> PolicyRefused | None:
-    after = change.after
-    if rule.expires_within_ms is None or after is None:
+    after = change.after or change.release_after
+    # What takes back must not wait for anybody to think of a new date.
+    if rule.expires_within_ms is None or after is None or change.kinds <= {ChangeKind.REVERT}:
         return None
     today = datetime.fromtimestamp(at_ms // 1000, UTC).date()
     latest = _on(at_ms + rule.expires_within_ms)
-    expires = after.governance.expires_at
+    expires = _expires_at(after)
     if expires is None:
         wanted, got = f"an expires_at of {latest} at the latest", "none"
     elif date.fromisoformat(expires) > latest:
         wanted, got = f"an expires_at of {latest} at the latest", expires
-    elif date.fromisoformat(expires) < today and expires != _expires_at(change.before):
+    elif date.fromisoformat(expires) < today and expires != _expires_at(change.before or change.release_before):
         wanted, got = f"an expires_at that is not over on {today}", expires
     else:
         return None
@@ -127,8 +138,10 @@ def _on(at_ms: int) -> date:
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at_ms)).date()
 
 
-def _expires_at(flag: FlagDefinition | None) -> str | None:
-    return None if flag is None else flag.governance.expires_at
+def _expires_at(named: FlagDefinition | ReleasePlan | None) -> str | None:
+    if isinstance(named, FlagDefinition):
+        return named.governance.expires_at
+    return None if named is None else named.expires_at
 
 
 def _ramp(rule: Rule, change: Change) -> PolicyRefused | None:

@@ -108,7 +108,18 @@ def test_shared_rules_are_judged_with_the_flags_that_they_touch():
                       "rule: payments}") is None  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ChangeKind if kind is not ChangeKind.EVALUATOR])
+RELEASES_ONLY = {ChangeKind.RELEASE, ChangeKind.RAMP, ChangeKind.REVERT}
+
+
+@pytest.mark.parametrize("kind", ["create", "delete", "kill", "release", "ramp", "revert"])
+@pytest.mark.parametrize("plan", ["{}", "{team: t, gate: {share: 20}}"])
+def test_a_change_of_a_release_by_kind_is_of_that_kind(kind, plan):
+    case = f"  - {{{BASE}, change: {{release: a, kind: {kind}, with: {plan}}}, expect: allow}}"
+    (read,) = read_cases(f"tests:\n{case}", where="cases", environment=PRODUCTION)
+    assert read.changes[0].kinds == {kind}
+
+
+@pytest.mark.parametrize("kind", sorted(set(ChangeKind) - RELEASES_ONLY - {ChangeKind.EVALUATOR}))
 @pytest.mark.parametrize(
     "flag", ["{}", "{variants: {a: 1}, defaultVariant: null}", "{team: t, description: d, state: DISABLED}"]
 )
