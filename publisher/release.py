@@ -9,7 +9,7 @@ from flaghoist.codec import APPROVALS_MAX
 from flaghoist.ledger import Ledger
 from flaghoist.outcomes import Applied, Link
 from flaghoist.policy import EMERGENCY_RULE, PastChange
-from flaghoist.records import Envelope, Ratification, Release
+from flaghoist.records import Envelope, Preparation, Ratification, Release
 from flaghoist.rollback import check_rollback
 from flaghoist.values import Decision, ProposalKind, Role
 from publisher.inbox import Case
@@ -45,6 +45,20 @@ def release_of(ledger: Ledger, case: Case, links: Sequence[Link], *, now_ms: int
             history=tuple(_past_changes(links, since_ms=now_ms - policy.budget_ms)),
         )
     return replace(release, policy=rule)
+
+
+def preparation_of(ledger: Ledger, case: Case, links: Sequence[Link], *, now_ms: int) -> Preparation:
+    """Return the body that shows a case to all readers, so that they acknowledge it before it is published.
+
+    Raises:
+        Refused, ZoneMissing: as `release_of`: nobody is shown what could not be published now.
+    """
+    return Preparation(release_of(ledger, case, links, now_ms=now_ms))
+
+
+def to_prepare(ledger: Ledger, case: Case) -> bool:
+    """Say whether a case must be prepared before it can be published, and is not yet."""
+    return case.proposal.acked_percent is not None and not ledger.is_prepared(case.sha256)
 
 
 def ratification_of(ledger: Ledger, case: Case, *, now_ms: int) -> tuple[Ratification, Authorized]:

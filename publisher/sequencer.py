@@ -32,7 +32,7 @@ from flaghoist.values import Role, Seq
 from publisher.inbox import Case
 from publisher.journal import Claim, Journal, Mark
 from publisher.reader import BrokenChain, LedgerReader
-from publisher.release import release_of
+from publisher.release import preparation_of, release_of
 
 # Each lost race means that somebody else published meanwhile; more in a row than this is a fight, not bad luck.
 ATTEMPTS_MAX: Final = 8
@@ -94,6 +94,18 @@ class Sequencer:
         link = await self.append(release)
         assert isinstance(link, Applied)  # noqa: S101 — append returns what the body makes
         return Published(link, already=False)
+
+    async def prepare(self, case: Case) -> Prepared:
+        """Show every reader an approved proposal that asks for acknowledgements, once; `publish` may follow.
+
+        Raises:
+            Refused, Unavailable, OutcomeUnknown: as `publish`.
+        """
+        await self.catch_up()
+        body = preparation_of(self._ledger, case, self.reader.links, now_ms=self._clock_ms())
+        link = await self.append(body)
+        assert isinstance(link, Prepared)  # noqa: S101 — append returns what the body makes
+        return link
 
     async def take_over(self) -> None:
         """Make sure that this machine holds the current epoch, so that it may append at once, and others may not.
@@ -189,7 +201,7 @@ class Sequencer:
         try:
             self._check_publisher(entry)
             match entry.body:
-                case Release() as release:
+                case Release() as release | Preparation(release=release):
                     authorize(self._ledger.root, release, at_ms=now_ms)
                 case Ratification(proposal_sha256=sha256, approvals=approvals):
                     emergency = self._ledger.unratified.get(sha256)
