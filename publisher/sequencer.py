@@ -201,7 +201,7 @@ class Sequencer:
         try:
             self._check_publisher(entry)
             match entry.body:
-                case Release() as release | Preparation(release=release):
+                case (Release() as release) | Preparation(release=release):
                     authorize(self._ledger.root, release, at_ms=now_ms)
                 case Ratification(proposal_sha256=sha256, approvals=approvals):
                     emergency = self._ledger.unratified.get(sha256)
