@@ -28,7 +28,7 @@ from flaghoist.outcomes import (
 from flaghoist.records import Body, Entry, Envelope, EpochClaim, Preparation, Ratification, Release, RootUpdate, Step
 from flaghoist.root import Root
 from flaghoist.signing import Signer, countersign, digest, key_id
-from flaghoist.values import Role, Seq
+from flaghoist.values import Role, Seq, Target
 from publisher.inbox import Case
 from publisher.journal import Claim, Journal, Mark
 from publisher.reader import BrokenChain, LedgerReader
@@ -196,12 +196,22 @@ class Sequencer:
             self._journal.settle()
 
     def _allowed_today(self, entry: Entry, entry_hash: bytes) -> bool:
-        """Whether every reader would take this entry, and its approvals have not expired since it was dated."""
+        """Whether every reader would take this entry, and its approvals have not expired since it was dated.
+
+        A soak and a moment are counted from the date of an entry. One that nobody has seen since then would shorten the
+        soak, or have its moment behind it: it is made anew, with today's date.
+        """
         now_ms = self._clock_ms()
         try:
             self._check_publisher(entry)
             match entry.body:
-                case (Release() as release) | Preparation(release=release):
+                case Step():
+                    return False
+                case Release() as release:
+                    proposal = authorize(self._ledger.root, release, at_ms=now_ms).proposal
+                    if proposal.lead_ms is not None or any(op.target is Target.RELEASE for op in proposal.ops):
+                        return False
+                case Preparation(release=release):
                     authorize(self._ledger.root, release, at_ms=now_ms)
                 case Ratification(proposal_sha256=sha256, approvals=approvals):
                     emergency = self._ledger.unratified.get(sha256)
