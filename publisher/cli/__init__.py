@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "publisher": ("publisher.cli.publisher:publisher", "Run the service that appends what people have signed."),
     "kill": ("publisher.cli.kill:kill", "Turn flags to their safe variants, at once, by an emergency key."),
     "flag": ("publisher.cli.flag:flag", "List, show and evaluate flags."),
+    "release": ("publisher.cli.release:release", "Make, ramp, revert and look at releases: flags as one unit."),
     "export": ("publisher.cli.export:export", "Write the flags as a file that flagd serves."),
     "history": ("publisher.cli.flag:history", "Show every change of one flag."),
     "audit": ("publisher.cli.audit:audit", "Show and verify the whole ledger."),

@@ -1,32 +1,25 @@
 """`flaghoist import` and `flaghoist propose`: work out a change, show it, sign it, hand it to the approvers."""
 
-import os
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import click
 
-from flaghoist.codec import PROPOSAL, REASON_CHARS_MAX, TITLE_CHARS_MAX, encode_envelope
+from flaghoist.codec import TITLE_CHARS_MAX
 from flaghoist.document import DEFINITION_BYTES_MAX
 from flaghoist.errors import Malformed, Misconfigured, Refused
-from flaghoist.records import Proposal
-from flaghoist.signing import digest, seal
-from flaghoist.values import FlagKey, ProposalKind, Role, Seq, Source, StateId
+from flaghoist.values import FlagKey, Source, StateId
 from publisher import flagfile
-from publisher.cli.appending import service_at_work
-from publisher.cli.desk import Exit, json_value
+from publisher.cli.desk import Exit
 from publisher.cli.governance import Governed, governed
-from publisher.cli.reading import Reading, read, send
-from publisher.cli.times import Span, moment
-from publisher.cli.workspace import Command, Workspace, operation
-from publisher.files import read_limited, replace_file
+from publisher.cli.proposing import Wording, submit, worded
+from publisher.cli.reading import Reading, read
+from publisher.cli.workspace import Workspace, operation
+from publisher.files import read_limited
 from publisher.flagfile import FILE_BYTES_MAX, Json, Syntax
-from publisher.inbox import Inbox, new_proposal_id
 from publisher.plan import (
     Step,
     changed_flag,
@@ -38,60 +31,9 @@ from publisher.plan import (
     put,
     with_governance,
 )
-from publisher.standing import Status, standing_of
 
-EXPIRES_DEFAULT: Final = "7d"
 # About five seconds of parsing on one core; YAML 1.2 has only a pure Python parser here.
 YAML_SLOW_BYTES: Final = 1_000_000
-# Longer diffs are for a pager: `--dry-run` prints them all to stdout.
-DIFF_LINES_SHOWN_MAX: Final = 400
-
-
-@dataclass(frozen=True, slots=True)
-class Wording:
-    """What a proposal says about itself, from the options that all proposing commands share."""
-
-    title: str | None
-    reason: str
-    ticket: str | None
-    expires_in: int  # milliseconds
-    out: Path | None
-
-
-def _worded(command: Command) -> Command:
-    """Give a command --title, --reason, --ticket, --expires-in and --out, as one Wording."""
-    import functools
-
-    @functools.wraps(command)
-    def run(
-        work: Workspace,
-        title: str | None,
-        reason: str,
-        ticket: str | None,
-        expires_in: int,
-        out: Path | None,
-        **values: object,
-    ) -> Exit | None:
-        for name, text, limit in (("title", title, TITLE_CHARS_MAX), ("reason", reason, REASON_CHARS_MAX),
-                                  ("ticket", ticket, TITLE_CHARS_MAX)):  # fmt: skip
-            if text is not None and len(text) > limit:
-                raise click.UsageError(f"--{name}: want at most {limit} characters, got {len(text)}")
-        if title is not None and not title.strip():
-            raise click.UsageError("--title: want one line, got nothing")
-        return command(work, Wording(title, reason, ticket, expires_in, out), **values)
-
-    decorated: Command = run
-    for option in reversed((
-        click.option("--title", metavar="TEXT", help="One line: what changes."),
-        click.option("--reason", default="", metavar="TEXT", help="Why."),
-        click.option("--ticket", metavar="TEXT", help="Where it is tracked."),
-        click.option("--expires-in", type=Span(), default=EXPIRES_DEFAULT, show_default=True, metavar="SPAN",
-                     help="How long it may wait: 12h, 7d."),
-        click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
-                     help="Write the signed proposal here, not into the inbox."),
-    )):  # fmt: skip
-        decorated = option(decorated)
-    return decorated
 
 
 @click.command("import")
@@ -100,7 +42,7 @@ def _worded(command: Command) -> Command:
 @click.option("--prune", is_flag=True, help="Also delete what this source has in the ledger and FILE has not.")
 @governed
 @operation(ledger=True, key=True, change=True)
-@_worded
+@worded
 def import_file(
     work: Workspace, wording: Wording, file: str, source_name: str | None, prune: bool, governance: Governed
 ) -> Exit:
@@ -141,7 +83,7 @@ def import_file(
             f"{len(plan.steps)} changes are more than one proposal may hold: {len(plan.batches)} proposals, "
             "to be published in this order"
         )
-    return _submit(work, reading, plan.batches, wording, f"import {Path(where).name}", counts)
+    return submit(work, reading, plan.batches, wording, f"import {Path(where).name}", counts)
 
 
 @click.group()
@@ -160,7 +102,7 @@ def propose() -> None:
 @click.option("--definition", metavar="FILE|-", help="The whole flag, as in a flagd file; makes a new flag too.")
 @governed
 @operation(ledger=True, key=True, change=True)
-@_worded
+@worded
 def set_flag(
     work: Workspace,
     wording: Wording,
@@ -217,7 +159,7 @@ def _told(value: object) -> str:
 @propose.command()
 @click.argument("key")
 @operation(ledger=True, key=True, change=True)
-@_worded
+@worded
 def edit(work: Workspace, wording: Wording, key: str) -> Exit:
     """Edit the flag KEY in $EDITOR and propose the result.
 
@@ -236,7 +178,7 @@ def edit(work: Workspace, wording: Wording, key: str) -> Exit:
 @propose.command("delete")
 @click.argument("key")
 @operation(ledger=True, key=True, change=True)
-@_worded
+@worded
 def delete_flag(work: Workspace, wording: Wording, key: str) -> Exit:
     """Propose to delete the flag KEY: clients then get their own default."""
     reading = read(work)
@@ -252,122 +194,7 @@ def _submit_one(
         work.desk.say(f"nothing to propose: {state_id} is so already (seq {reading.documents.version(state_id)})")
         work.desk.result({"proposals": [], "unchanged": 1}, None)
         return Exit.OK
-    return _submit(work, reading, [[step]], wording, title, {step.verb: 1})
-
-
-def _submit(
-    work: Workspace,
-    reading: Reading,
-    batches: Sequence[Sequence[Step]],
-    wording: Wording,
-    default_title: str,
-    counts: dict[str, int],
-) -> Exit:
-    """Check, show, ask, sign, and put the proposals where they wait."""
-    check(reading.snapshot, batches)
-    outs = _out_files(wording.out, len(batches))
-    chosen = None if work.dry_run else work.choose(Role.REQUESTER)
-    diff = "\n".join(step.diff() for batch in batches for step in batch)
-    if work.dry_run:
-        plan = [_step_fields(step) for batch in batches for step in batch]
-        work.desk.result({"dry_run": True, "plan": plan, **counts}, diff)
-        return Exit.OK
-    assert chosen is not None  # noqa: S101 — not a dry run
-    if not work.desk.as_json:
-        lines = diff.splitlines()
-        work.desk.show_diff("\n".join(lines[:DIFF_LINES_SHOWN_MAX]))
-        if len(lines) > DIFF_LINES_SHOWN_MAX:
-            work.desk.say(f"… {len(lines) - DIFF_LINES_SHOWN_MAX} more lines; --dry-run prints them all")
-    place = "the inbox" if wording.out is None else " ".join(str(out) for out in outs)
-    if not work.desk.confirm(f"Sign and put into {place}?"):
-        return Exit.USAGE
-    held, requester = work.unlock(chosen, Role.REQUESTER)
-    now_ms = work.now_ms()
-    proposals, records = [], []
-    for number, batch in enumerate(batches, 1):
-        part = f" ({number} of {len(batches)})" if len(batches) > 1 else ""
-        proposal = Proposal(
-            log_id=work.root.log_id,
-            # One millisecond apart, so that their ids sort in the order of publishing.
-            proposal_id=new_proposal_id(now_ms + number - 1, os.urandom(10)),
-            requester=requester,
-            created_at=now_ms,
-            expires_at=now_ms + wording.expires_in,
-            kind=ProposalKind.CHANGE,
-            title=(wording.title or default_title)[: TITLE_CHARS_MAX - len(part)] + part,
-            reason=wording.reason,
-            ticket=wording.ticket,
-            ops=tuple(step.op for step in batch),
-            activate_at=None,
-            min_pin=Seq(0),
-        )
-        envelope = seal(PROPOSAL, proposal, [held])
-        proposals.append((proposal, digest(envelope)))
-        records.append(encode_envelope(envelope))
-    if wording.out is None:
-        send(work, records)
-    else:
-        for out, record in zip(outs, records, strict=True):
-            replace_file(out, record, mode=0o644)
-    _tell(work, proposals, outs, counts)
-    _tell_next(work, reading, records, [str(out) for out in outs] or [p.proposal_id for p, _ in proposals])
-    return Exit.OK
-
-
-def _tell(
-    work: Workspace, proposals: Sequence[tuple[Proposal, bytes]], outs: Sequence[Path], counts: dict[str, int]
-) -> None:
-    documents = [
-        {"id": p.proposal_id, "sha256": sha256.hex(), "title": p.title, "ops": len(p.ops), "expires_at": p.expires_at}
-        for p, sha256 in proposals
-    ]
-    ids = [proposal.proposal_id for proposal, _ in proposals]
-    work.desk.result({"proposals": documents, "files": [str(out) for out in outs], **counts}, "\n".join(ids))
-    for proposal, _ in proposals:
-        work.desk.say(f"proposed: {proposal.title}; it may wait until {moment(proposal.expires_at)}")
-
-
-def _tell_next(work: Workspace, reading: Reading, records: Sequence[bytes], named: Sequence[str]) -> None:
-    """Say what the proposals still take, and what then happens to them."""
-    inbox = Inbox.gathered(reading.root, records)
-    standings = [standing_of(case, reading.reader, now_ms=work.now_ms()) for case in inbox]
-    if not reading.root.policy.built_in:
-        for missing in dict.fromkeys(missing for standing in standings for missing in standing.missing):
-            work.desk.say(f"  {missing}")
-    if refused := next((standing for standing in standings if standing.status is Status.REFUSED), None):
-        work.desk.warn(f"it cannot be published as things are: {refused.why}")
-    holder = None if work.desk.as_json else service_at_work(work, reading)
-    others = " (and the others)" * (len(named) > 1)
-    if reading.root.grant(Role.APPROVER).threshold or any(standing.missing for standing in standings):
-        then = f"; the publisher at work ({holder}) then appends it" if holder else ""
-        work.desk.next_step(f"ask somebody else to run `flaghoist approve {named[0]}`{others}{then}")
-    elif holder:
-        work.desk.next_step(f"nothing: the publisher at work ({holder}) appends it")
-    else:
-        work.desk.next_step(f"`flaghoist publish {named[0]}`" + ", then the others in this order" * (len(named) > 1))
-
-
-def _step_fields(step: Step) -> dict[str, object]:
-    op = step.op
-    return {
-        "verb": step.verb,
-        "target": op.target,
-        "source": op.source,
-        "key": op.key,
-        "expected_version": op.expected_version.number,
-        "before": json_value(step.before),
-        "after": json_value(op.definition),
-    }
-
-
-def _out_files(out: Path | None, count: int) -> list[Path]:
-    if out is None:
-        return []
-    files = [out] if count == 1 else [out.with_name(f"{out.stem}-{n}{out.suffix}") for n in range(1, count + 1)]
-    for file in files:
-        if file.exists():
-            raise Misconfigured(f"--out {file}: is there already", hint="name a new file")
-    return files
+    return submit(work, reading, [[step]], wording, title, {step.verb: 1})
 
 
 def _file_or_stdin(name: str, limit_bytes: int, what: str) -> bytes:

@@ -1,6 +1,7 @@
 """`flaghoist publish`: put what enough people have signed into the ledger, once; by a service at work, or from here."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -97,6 +98,29 @@ def publish(work: Workspace, proposal: str, approvals: tuple[Path, ...], wait_s:
         return _tell(work, case, _handed_over(work, reading, case, holder, wait_s), already=False)
     held, _ = work.unlock(chosen, Role.PUBLISHER)
     return _tell(work, case, *_published(work, reading, case, held))
+
+
+def publish_case(
+    work: Workspace, reading: Reading, case: Case, *, holder: str | None, wait_s: int
+) -> tuple[Applied | Ratified, bool]:
+    """Publish what enough people have signed, by the service at work or by this machine's key, and ask nothing more.
+
+    Args:
+        reading: with the inbox as it is now.
+        holder: the service at work (appending.service_at_work), if one is.
+
+    Returns:
+        The entry, and whether it was there already.
+
+    Raises:
+        Refused, Unavailable, OutcomeUnknown, Interrupted: as the command `publish`.
+    """
+    if holder is not None:
+        return _handed_over(work, reading, case, holder, wait_s), False
+    # --key names the key that has signed the proposal.
+    publisher = dataclasses.replace(work, key_option=None)
+    held, _ = publisher.unlock(publisher.choose(Role.PUBLISHER), Role.PUBLISHER)
+    return _published(work, reading, case, held)
 
 
 def _in_ledger(reading: Reading, case: Case) -> Applied | Ratified | None:

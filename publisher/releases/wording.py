@@ -21,7 +21,8 @@ def share_text(share: int) -> str:
 
 def span_text(seconds: int) -> str:
     """Return a span as people read it, in its two largest units: `45s`, `1h 30m`, `2d`; never negative."""
-    left, said = max(seconds, 0), []
+    left = max(seconds, 0)
+    said: list[str] = []
     for unit, size in _SPANS_S:
         count, rest = divmod(left, size)
         if count and len(said) < _SPAN_UNITS_MAX:
@@ -101,11 +102,7 @@ def standing(state: ReleaseState, *, now_ms: int) -> str:
         now_ms: the reader's clock (Unix ms).
     """
     plan = state.plan
-    if plan.gate.closed:
-        where = "closed"
-    else:
-        where = "on for everybody" if plan.gate.for_everybody else users(plan.gate)
-    said = [where]
+    said = ["on for everybody" if plan.gate.for_everybody else "closed" if plan.gate.closed else users(plan.gate)]
     if plan.stages and not plan.gate.for_everybody and (not plan.gate.closed or plan.gate.walk is not Walk.OFF):
         said.append(stage_text(plan))
     if plan.gate.walk is not Walk.OFF:
