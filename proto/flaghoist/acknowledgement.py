@@ -1,9 +1,16 @@
 """What sidecars say of themselves: written and read. Nobody signs it and nothing trusts it; it informs people."""
 
+from typing import Final
+
 from flaghoist.codec import ACKNOWLEDGEMENT, decode_envelope, encode_envelope
 from flaghoist.errors import Malformed, WrongLog
 from flaghoist.records import Acknowledgement, Envelope
 from flaghoist.values import LogId
+
+# A sidecar acknowledges at least this often, whatever happens or does not (design §8).
+ACK_INTERVAL_S: Final = 30.0
+# The state in the last acknowledgement of a sidecar that ends in order: it is not to be waited for.
+LEFT: Final = "LEFT"
 
 
 def encode_acknowledgement(ack: Acknowledgement) -> bytes:
