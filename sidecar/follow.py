@@ -5,7 +5,7 @@ import gc
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -365,17 +365,27 @@ class Follower:
 
     def _put(self) -> None:
         """Serve the newest state that may be served, or say on the board why there is none."""
-        state = self._good or self._state()
-        in_force = state.in_force.at(self._clock.now_ms)
-        view = in_force.snapshot.view
+        state = self._reached()
+        in_force, view = state.in_force, state.in_force.snapshot.view
         self._board.withheld = self._why_withheld(state)
         newer = self._board.view is None or self._board.view.seq <= view.seq
         if self._board.withheld:
             return
         if newer and view is not self._board.view:
-            self._board.put(view, min_pin=state.min_pin, moment_ms=in_force.moment_ms)
-        self._board.announce([coming.snapshot.view for coming in in_force.coming])
+            # What an entry that still waits forbids is not forbidden yet: the newest can always be pinned to.
+            min_pin = min(in_force.pinnable_from(state.min_pin), view.seq)
+            self._board.put(view, min_pin=min_pin, moment_ms=in_force.moment_ms)
+        coming = (each.snapshot for each in in_force.coming)
+        self._board.announce([each.view for each in coming if each.seq >= state.min_pin])
         self._await_moment(in_force.next_at_ms)
+
+    def _reached(self) -> _State:
+        """Return what may be served, with what has come into force by now. Noted: it is not worked out anew."""
+        if self._good is None:
+            self._in_force = self._in_force.at(self._clock.now_ms)
+            return self._state()
+        self._good = replace(self._good, in_force=self._good.in_force.at(self._clock.now_ms))
+        return self._good
 
     def _await_moment(self, at_ms: int | None) -> None:
         """Look again when the next state takes effect; a clock that is set meanwhile is seen at the next look."""
@@ -404,10 +414,11 @@ class Follower:
         return ""
 
     def _serve_what_was_withheld(self) -> None:
-        if not self._caught_up or self._ledger.head.seq == Seq(0):
-            return
-        due = self._moment is not None and (self._good or self._state()).in_force.at(self._clock.now_ms)
-        if self._board.view is None or due:
+        withheld = self._caught_up and self._board.view is None and self._ledger.head.seq > Seq(0)
+        next_at_ms = (self._good or self._state()).in_force.next_at_ms
+        # Of a clock that was set ahead the timer knows nothing.
+        due = self._moment is not None and next_at_ms is not None and next_at_ms <= self._clock.now_ms
+        if withheld or due:
             self._put()
 
     # --- quarantine ---

@@ -44,6 +44,8 @@ class InForce:
     moment_ms: int | None = None
     coming: tuple[Coming, ...] = ()
     _kills: tuple[_Kill, ...] = ()
+    # The newest emergency that did not wait with the others, and the seq of the state that it was put in force in.
+    _overlaid: tuple[Seq, Seq] | None = None
 
     def take(self, link: Link, snapshot: Snapshot, *, now_ms: int) -> "InForce":
         """Return what is in force, and to come, after one more link.
@@ -57,10 +59,15 @@ class InForce:
         before = self.at(now_ms)
         waits_until_ms = min(max(moment_ms, before.coming[-1].at_ms if before.coming else 0), now_ms + LEAD_MS_MAX)
         if waits_until_ms <= now_ms:
-            return InForce(snapshot, moment_ms or None)
-        after = replace(before, coming=(*before.coming, Coming(waits_until_ms, snapshot)))
+            return InForce(snapshot, moment_ms or None, _overlaid=before._overlaid)
+        # A clock that was set back has shortened the wait of this one: those before it must not come after it.
+        earlier = before.coming
+        if earlier and earlier[-1].at_ms > waits_until_ms:
+            earlier = tuple(Coming(min(each.at_ms, waits_until_ms), each.snapshot) for each in earlier)
+        after = replace(before, coming=(*earlier, Coming(waits_until_ms, snapshot)))
         if isinstance(link, Applied) and link.authorized.proposal.kind is ProposalKind.EMERGENCY:
-            return after._killed(_Kill(link.entry.seq, link.authorized.proposal.ops))
+            kill = _Kill(link.entry.seq, link.authorized.proposal.ops)
+            return replace(after, moment_ms=None, _overlaid=(kill.seq, after.snapshot.seq))._killed(kill)
         return after
 
     def at(self, now_ms: int) -> "InForce":
@@ -70,11 +77,21 @@ class InForce:
             return self
         newest = due[-1]
         later = tuple(each for each in self.coming if each.at_ms > now_ms)
-        reached = InForce(newest.snapshot, newest.at_ms, later)
+        reached = InForce(newest.snapshot, newest.at_ms, later, _overlaid=self._overlaid)
         for kill in self._kills:
-            if kill.seq > newest.snapshot.seq:
+            # Not of `newest`: one kill may have had everything that waits put in force, the others with it.
+            if kill.seq > reached.snapshot.seq:
                 reached = reached._killed(kill)
         return reached
+
+    def pinnable_from(self, min_pin: Seq) -> Seq:
+        """Return the seq from which on states that were served may be served again.
+
+        Args:
+            min_pin: from which entry on the ledger allows it. A state that was in force with an emergency in it is
+                safe too, though its seq is that of an earlier entry; calls on their way are pinned to it.
+        """
+        return self._overlaid[1] if self._overlaid is not None and self._overlaid[0] == min_pin else min_pin
 
     @property
     def next_at_ms(self) -> int | None:
