@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from flaghoist.acknowledgement import read_acknowledgement
+from flaghoist.acknowledgement import ACK_INTERVAL_S, LEFT, read_acknowledgement
 from flaghoist.errors import Refused, Unavailable
 from flaghoist.ledger import Ledger
 from flaghoist.log.base import ACKS_RETENTION_S, KEY_BYTES_MAX
@@ -18,11 +18,10 @@ from flaghoist.records import Acknowledgement
 from flaghoist.state_root import state_root
 from flaghoist.values import LogId, Seq
 
-# A sidecar acknowledges at least this often (design §8), and three in a row may be lost before it counts as silent.
-ACK_INTERVAL_MS: Final = 30_000
 # A jitter of the interval, a broker's delivery, and how far apart two clocks under NTP are.
 _SLACK_MS: Final = 10_000
-LIVE_MS: Final = 3 * ACK_INTERVAL_MS + _SLACK_MS
+# Three acknowledgements in a row may be lost before an instance counts as silent.
+LIVE_MS: Final = 3 * round(ACK_INTERVAL_S * 1000) + _SLACK_MS
 # Ten times what one broker should serve (design §8), and some 20 MB here; past it the longest silent are forgotten.
 INSTANCES_MAX: Final = 20_000
 # What an idle broker takes to deliver a heartbeat, many times over; beyond it one of the two clocks is wrong.
@@ -32,8 +31,6 @@ LATE_MS_MAX: Final = 250
 # States of this machine's own ledger that are kept to compare with: who is further behind is not compared.
 _OWN_ROOTS_MAX: Final = 256
 
-# What a sidecar says in its last acknowledgement when it ends in order.
-LEFT: Final = "LEFT"
 # In these it may know newer entries, and does not serve them (docs/protocol.md has the states).
 STANDING_STILL: Final = frozenset({"QUARANTINED", "UNSUPPORTED", "LOADING"})
 
@@ -141,19 +138,20 @@ class Fleet:
     """The newest acknowledgement of each instance, as the stream has them.
 
     Attributes:
+        ledger: this machine's own, verified: what instances say is compared with it as far as it was read. None: they
+            are compared with each other.
         dropped: records that are no acknowledgement of this environment.
         forgotten: instances over INSTANCES_MAX, the longest silent ones.
 
     Args:
         log_id: the environment.
-        ledger: this machine's own, verified; what instances say is compared with it as far as it was read.
     """
 
     def __init__(self, log_id: LogId, ledger: Ledger | None = None) -> None:
         self.dropped = 0
         self.forgotten = 0
         self._log_id = log_id
-        self._ledger = ledger
+        self.ledger = ledger
         self._own_roots: dict[int, bytes] = {}
         # In the order in which they were heard, so that the longest silent comes first.
         self._members: dict[str, Member] = {}
@@ -190,9 +188,9 @@ class Fleet:
 
     def note_own(self) -> None:
         """Remember the state that this machine's ledger has now, to compare with whoever says it is there."""
-        if self._ledger is None:
+        if self.ledger is None:
             return
-        self._own_roots[self._ledger.head.seq.number] = state_root(self._ledger.snapshot)
+        self._own_roots[self.ledger.head.seq.number] = state_root(self.ledger.snapshot)
         while len(self._own_roots) > _OWN_ROOTS_MAX:
             del self._own_roots[next(iter(self._own_roots))]
 
@@ -246,10 +244,10 @@ class Fleet:
         return [found for seq in sorted(at) for found in self._differing(seq, at[seq])]
 
     def _differing(self, seq: Seq, members: list[Member]) -> Iterable[Divergence]:
-        if self._ledger is not None and seq > self._ledger.head.seq:
+        if self.ledger is not None and seq > self.ledger.head.seq:
             yield _divergence(seq, Parting.AHEAD, None, [(m.ack.entry_hash, m.name) for m in members])
             return
-        ours = None if self._ledger is None else self._ledger.hash_at(seq)
+        ours = None if self.ledger is None else self.ledger.hash_at(seq)
         histories = _divergence(seq, Parting.HISTORY, ours, [(m.ack.entry_hash, m.name) for m in members])
         if _differ(histories):
             yield histories
@@ -265,9 +263,9 @@ class Fleet:
     def _apart(self, member: Member) -> bool:
         """Whether it follows another history than this machine, as far as this machine has read."""
         seq = member.ack.seq
-        if self._ledger is None or seq > self._ledger.head.seq:
+        if self.ledger is None or seq > self.ledger.head.seq:
             return False
-        return member.ack.entry_hash != self._ledger.hash_at(seq)
+        return member.ack.entry_hash != self.ledger.hash_at(seq)
 
     def _forget(self, now_ms: int) -> None:
         """Forget whom the stream has dropped too, and the longest silent of too many."""

@@ -3,13 +3,27 @@
 import json
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
-from typing import Any, Final, TextIO
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeAlias
 
 import click
 
 from flaghoist.errors import FlaghoistError, LogConflict, Misconfigured, OutcomeUnknown, Refused, StaleBase, Unavailable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+# Where nothing can be drawn, progress is told this often: a build's log stays short.
+PROGRESS_LINE_S: Final = 5.0
+
+# Shows how far something is: how many are done, of how many, and what that is in words.
+Progress: TypeAlias = Callable[[int, int, str], None]
+# Draws a table again: what stands above it, and its rows.
+Redraw: TypeAlias = Callable[[str, Sequence[Sequence[str]]], None]
 
 
 class Exit(IntEnum):
@@ -22,6 +36,8 @@ class Exit(IntEnum):
     CONFLICT = 11  # somebody else was first
     UNAVAILABLE = 12  # not sent
     OUTCOME_UNKNOWN = 13  # sent and not confirmed
+    NOT_REACHED = 14  # fewer sidecars than wanted say that they have it
+    DIVERGED = 20  # sidecars do not have the same at the same seq
     INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -31,6 +47,7 @@ class Interrupted(Exception):
 
 # Told by code, so that --version need not import the sequencer to know its errors.
 _CONFLICT_CODES: Final = frozenset({StaleBase.code, LogConflict.code, "lost_race", "signed_twice", "fenced"})
+_NOT_REACHED_CODE: Final = "not_reached"
 
 
 def exit_of(error: FlaghoistError) -> Exit:
@@ -38,6 +55,8 @@ def exit_of(error: FlaghoistError) -> Exit:
     match error:
         case OutcomeUnknown():
             return Exit.OUTCOME_UNKNOWN
+        case Unavailable() if error.code == _NOT_REACHED_CODE:
+            return Exit.NOT_REACHED
         case Unavailable():
             return Exit.UNAVAILABLE
         case Misconfigured():
@@ -98,7 +117,7 @@ class Desk:
             return
         cells = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
         if self._out.isatty():
-            self._draw(columns, cells)
+            self._console(self._out).print(_drawn(columns, cells))
             return
         everything = [[column.upper() for column in columns], *cells]
         widths = [max(len(row[at]) for row in everything) for at in range(len(columns))]
@@ -106,7 +125,50 @@ class Desk:
             line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             print(line.rstrip(), file=self._out)
 
+    @property
+    def redraws(self) -> bool:
+        """Whether stdout is a terminal on which a table can be drawn again and again."""
+        return not self.as_json and self._out.isatty() and self.environ.get("TERM") != "dumb"
+
+    @contextmanager
+    def redrawn(self, columns: Sequence[str]) -> Iterator[Redraw]:
+        """Draw one table again and again, in its place; only where it `redraws`."""
+        from rich.console import Group
+        from rich.live import Live
+        from rich.text import Text
+
+        with Live(console=self._console(self._out), auto_refresh=False, vertical_overflow="crop") as live:
+
+            def draw(head: str, rows: Sequence[Sequence[str]]) -> None:
+                cells = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
+                live.update(Group(Text(printable(head)), _drawn(columns, cells)), refresh=True)
+
+            yield draw
+
+    def line(self, document: object, text: str) -> None:
+        """Give one of many results, on a line of its own: the document with --json, else the text."""
+        print(json.dumps(document) if self.as_json else printable(text), file=self._out, flush=True)
+
     # --- the talk ---
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Show on stderr how far something is: a bar on a terminal, else a line now and then."""
+        if not self._err.isatty() or self.environ.get("TERM") == "dumb":
+            yield _told_by_lines(self.say)
+            return
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+        columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=self._console(self._err), transient=True) as bars:
+            bar = bars.add_task("", total=None)
+
+            def show(done: int, total: int, words: str) -> None:
+                from rich.markup import escape
+
+                bars.update(bar, completed=done, total=total or None, description=escape(printable(words)))
+
+            yield show
 
     def say(self, text: str) -> None:
         """Tell the operator something on stderr."""
@@ -165,18 +227,35 @@ class Desk:
             return text
         return click.style(text, fg=colour)
 
-    def _draw(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        from rich import box
+    def _console(self, stream: TextIO) -> "Console":
         from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in columns:
-            table.add_column(Text(column))
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        Console(file=self._out, no_color=bool(self.environ.get("NO_COLOR"))).print(table)
+        return Console(file=stream, no_color=bool(self.environ.get("NO_COLOR")))
+
+
+def _told_by_lines(say: Callable[[str], None]) -> Progress:
+    told, told_at_s = "", 0.0
+
+    def show(done: int, total: int, words: str) -> None:
+        nonlocal told, told_at_s
+        if words != told and (not told or monotonic() - told_at_s >= PROGRESS_LINE_S):
+            told, told_at_s = words, monotonic()
+            say(words)
+
+    return show
+
+
+def _drawn(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(Text(column))
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
 
 
 def json_value(document: bytes | None) -> Any:

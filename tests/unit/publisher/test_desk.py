@@ -15,7 +15,8 @@ from flaghoist.errors import (
     StaleBase,
     Unavailable,
 )
-from publisher.cli.desk import _CONFLICT_CODES, Desk, Exit, exit_of, inline, printable
+from publisher.cli.desk import _CONFLICT_CODES, _NOT_REACHED_CODE, Desk, Exit, exit_of, inline, printable
+from publisher.fleet import NotReached
 from publisher.journal import SignedTwice
 from publisher.sequencer import Fenced, LostRace
 
@@ -37,6 +38,7 @@ def desk(*, as_json: bool) -> tuple[Desk, io.StringIO, io.StringIO]:
         (Unavailable("x"), Exit.UNAVAILABLE),
         (LogTruncated("x"), Exit.UNAVAILABLE),
         (OutcomeUnknown("x"), Exit.OUTCOME_UNKNOWN),
+        (NotReached("x"), Exit.NOT_REACHED),
     ],
     ids=lambda value: value.code if isinstance(value, FlaghoistError) else value.name,
 )
@@ -53,12 +55,15 @@ def test_exit_codes_are_what_the_guide_says() -> None:
         "CONFLICT": 11,
         "UNAVAILABLE": 12,
         "OUTCOME_UNKNOWN": 13,
+        "NOT_REACHED": 14,
+        "DIVERGED": 20,
         "INTERRUPTED": 130,
     }
 
 
 def test_conflicts_that_are_told_by_code_are_of_real_errors() -> None:
     assert {error.code for error in (StaleBase, LogConflict, LostRace, SignedTwice, Fenced)} == _CONFLICT_CODES
+    assert NotReached.code == _NOT_REACHED_CODE
 
 
 def test_with_json_stdout_is_one_document_on_failure_too() -> None:
