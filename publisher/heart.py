@@ -9,6 +9,7 @@ from flaghoist.freshness import BEAT_LIFE_MS, BeatOutcome, Counted, Refuted, Sup
 from flaghoist.ledger import Ledger
 from flaghoist.records import Heartbeat
 from flaghoist.signing import Signer, key_id, seal
+from flaghoist.state_root import state_root
 from flaghoist.values import KeyId, Role, Seq
 
 # The key under which the stream keeps the newest one.
@@ -67,7 +68,7 @@ class Heart:
             epoch=head.epoch,
             root_version=ledger.root.version,
             holder=self.holder + _LEFT if last else self.holder,
-            state_root=None,
+            state_root=state_root(ledger.snapshot),  # kept in the snapshot: made once a change
             checkpoint_seq=Seq(0),
         )
         record = encode_envelope(seal(HEARTBEAT, beat, [self._signer]))

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import socket
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,7 @@ def read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Config:
     ]
     pins = config_home(environ) / FILE_NAME
     text = pins.read_text(encoding="utf-8") if pins.exists() else ""
-    return read(sources, Environments.parse(text, where=str(pins)), state_home(environ))
+    return read(sources, Environments.parse(text, where=str(pins)), state_home(environ), host=socket.gethostname())
 
 
 def _parser() -> argparse.ArgumentParser:

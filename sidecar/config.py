@@ -3,6 +3,7 @@
 Each option is declared once, in OPTIONS: parser, variable, help text and docs derive from it.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Final
 from flaghoist.document import JsonValue
 from flaghoist.environment import Environments
 from flaghoist.errors import FlaghoistError, Misconfigured
+from flaghoist.log.base import KEY_BYTES_MAX
 from flaghoist.root import FIRST_VERSION
 from sidecar.floors import NO_SEQ, Floor, Floors, time_of
 from sidecar.listeners import Face, Listener, TcpListener, parse_listeners
@@ -30,6 +32,8 @@ SERVERS: Final = ("auto", "native", "grpcio")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 DISABLED_ON_V1: Final = ("not_found", "flagd")
 SECONDS_MAX: Final = 300.0
+# Of a machine's name, beside what tells sidecars of one machine apart. Longer ones are cut.
+HOST_BYTES_MAX: Final = KEY_BYTES_MAX - len(":01234567")
 # Six missed signs of life (log.base.PROBE_S), and as long as a signed heartbeat is valid (design §6).
 FRESH_FOR_S: Final = "30"
 
@@ -53,6 +57,9 @@ class Config:
     require_fresh_on_cold_start: bool
     floors: Floors
     disabled_on_v1: str
+    acks: bool
+    instance: str
+    service: str
     log_level: str
 
 
@@ -79,6 +86,23 @@ def _switch(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError(f"want true or false, got {text!r}")
     return text.lower() == "true"
+
+
+def _on_off(text: str) -> bool:
+    if text.lower() not in ("on", "off"):
+        raise ValueError(f"want on or off, got {text!r}")
+    return text.lower() == "on"
+
+
+def _member(text: str) -> str:
+    size = len(text.encode())
+    if not 1 <= size <= KEY_BYTES_MAX or not text.isprintable() or text != text.strip():
+        raise ValueError(f"want a name of 1 to {KEY_BYTES_MAX} printable bytes, got {text[:80]!r} of {size}")
+    return text
+
+
+def _member_or_none(text: str) -> str:
+    return _member(text) if text else ""
 
 
 def _list(text: str) -> tuple[str, ...]:
@@ -162,17 +186,27 @@ OPTIONS: Final = (
     Option("floor_root_version", _version, str(FIRST_VERSION), "serve nothing under an earlier version of the root"),
     Option("not_before", time_of, None, "serve nothing while the clock is before this time: 2026-01-31T12:00:00Z"),
     Option("disabled_on_v1", _choice(*DISABLED_ON_V1), "not_found", "what old clients hear of a DISABLED flag"),
+    Option("acks", _on_off, "on", "tell the fleet which entry this sidecar has verified and answers from: on or off"),
+    Option("instance", _member, None, "name of this sidecar in the fleet, which no other has (default: HOST:PORT)"),
+    Option("service", _member_or_none, "", "service that this sidecar stands beside, as the fleet shows it"),
     Option("log_level", _choice(*LOG_LEVELS), "info", "least level that is written to stderr"),
 )
 
 
-def read(sources: Sequence[tuple[str, Mapping[str, str]]], environments: Environments, state_home: Path) -> Config:
+def read(
+    sources: Sequence[tuple[str, Mapping[str, str]]],
+    environments: Environments,
+    state_home: Path,
+    *,
+    host: str = "localhost",
+) -> Config:
     """Return the configuration that these sources make.
 
     Args:
         sources: (origin, option name → text), strongest first; origins are named in errors.
         environments: ledgers pinned on this machine, for what is not given.
         state_home: default of state_dir.
+        host: this machine's name, for what is not given.
 
     Raises:
         Misconfigured: one message with every problem, each with where it came from.
@@ -190,7 +224,22 @@ def read(sources: Sequence[tuple[str, Mapping[str, str]]], environments: Environ
     root_version = picked.pop("floor_root_version")
     picked["floors"] = Floors(entry or Floor(NO_SEQ, None), root_version, not_before_ms or 0)
     picked["state_dir"] = picked["state_dir"] or state_home / "sidecar"
+    picked["instance"] = picked["instance"] or default_instance(host, picked["listen"], picked["state_dir"])
     return Config(**picked)
+
+
+def default_instance(host: str, listen: Mapping[Face, Sequence[Listener]], state_dir: Path) -> str:
+    """Return a name that this sidecar has again after a restart, and no other one of this machine.
+
+    The machine's name, and what two sidecars of one machine cannot share: the first fixed port that this one listens
+    at. Where it has none (Unix sockets, free ports), that is the directory of its state, by its digest.
+    """
+    ports = (each.port for face in Face for each in listen[face] if isinstance(each, TcpListener) and each.port)
+    apart = (
+        next((str(port) for port in ports), "") or hashlib.sha256(str(state_dir.absolute()).encode()).hexdigest()[:8]
+    )
+    name = "".join(letter for letter in host if letter.isprintable()).strip() or "localhost"
+    return f"{name.encode()[:HOST_BYTES_MAX].decode(errors='ignore')}:{apart}"
 
 
 def _pick(option: Option, sources: Sequence[tuple[str, Mapping[str, str]]], problems: list[str]) -> object:

@@ -89,6 +89,9 @@ class Follower:
         clock: the watch's clock.
         floors: below them nothing is served.
         require_fresh: without a kept state, nothing is served until it is known to be the newest.
+
+    Attributes:
+        on_change: told what may be served, after the board shows it, when that or what is in force may have changed.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Follower:
         floors: Floors = Floors(),  # noqa: B008  (frozen)
         require_fresh: bool = False,
     ) -> None:
+        self.on_change: Callable[[InForce], None] = lambda _: None
         self._ledger = ledger
         self._in_force = InForce(ledger.snapshot)
         self._moment: asyncio.TimerHandle | None = None
@@ -314,6 +318,7 @@ class Follower:
     async def _take_link(self, record: LogRecord, link: Link, before: _State) -> None:
         self._head_position, self._head_seen = record.position, True
         self._take_in_force(link)
+        self._watch.note_entry(link.entry.published_at, live=self._caught_up)
         if proof := self._watch.note_progress():
             self._ledger.quarantine(proof)
             self._quarantine(proof, before)
@@ -370,6 +375,7 @@ class Follower:
         self._board.withheld = self._why_withheld(state)
         newer = self._board.view is None or self._board.view.seq <= view.seq
         if self._board.withheld:
+            self.on_change(in_force)
             return
         if newer and view is not self._board.view:
             # What an entry that still waits forbids is not forbidden yet: the newest can always be pinned to.
@@ -378,6 +384,7 @@ class Follower:
         coming = (each.snapshot for each in in_force.coming)
         self._board.announce([each.view for each in coming if each.seq >= state.min_pin])
         self._await_moment(in_force.next_at_ms)
+        self.on_change(in_force)
 
     def _reached(self) -> _State:
         """Return what may be served, with what has come into force by now. Noted: it is not worked out anew."""
@@ -439,6 +446,7 @@ class Follower:
         else:
             self._good = self._good or good
         self._watch.look()
+        self.on_change((self._good or good).in_force)
         if not first:
             self._report.warning("ledger.forked_again", code=proof.what, seq=proof.seq.number)
             return
@@ -456,6 +464,7 @@ class Follower:
         first = self._good is None
         self._good = self._good or good
         self._watch.look()
+        self.on_change(self._good.in_force)
         reason, hint = str(held.refusal), held.refusal.hint
         if first:
             logger.error("record.not_understood", position=record.position, reason=reason, hint=hint)

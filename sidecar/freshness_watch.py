@@ -67,6 +67,7 @@ class FreshnessWatch:
         keep_beat: given each heartbeat that counted, for the next start.
         on_fork: told of a heartbeat that saw another history.
         on_look: called first at every look; what was withheld from the board may now be shown.
+        on_beat: called after each heartbeat that counted.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class FreshnessWatch:
         self.keep_beat: Callable[[bytes], None] = lambda _: None
         self.on_fork: Callable[[Forked], None] = lambda _: None
         self.on_look: Callable[[], None] = lambda: None
+        self.on_beat: Callable[[], None] = lambda: None
         self._ledger = ledger
         self._board = board
         self._clock = clock
@@ -107,6 +109,9 @@ class FreshnessWatch:
         self._was_fresh = False
         self._said_stale = False
         self._set_back_said = False
+        self._skew_said = False
+        # Heartbeats come as they are written, and not from what the stream has kept.
+        self._live = False
         # The wait for heartbeats, on the monotonic clock: since when, and after how long new clients are made.
         self._monotonic = monotonic
         self._heard_s = monotonic()
@@ -148,6 +153,17 @@ class FreshnessWatch:
         outcome = self._evidence.receive(data, now_ms=issued_at)
         return outcome if isinstance(outcome, Forked) else None
 
+    def note_entry(self, published_ms: int, *, live: bool) -> None:
+        """An entry was verified that is dated so (Unix ms): none is published before its time.
+
+        Args:
+            live: it came as it was written. Heartbeats tell the clocks' difference better, where there are any.
+        """
+        self._status.clock_offset.note(
+            published_ms, now_ms=self._clock.now_ms, live=live and not self.heartbeats.expected
+        )
+        self._note_skew()
+
     def note_root(self) -> None:
         """Another root is in force: a heartbeat that was refused before may count now."""
         refused, self._refused = self._refused, None
@@ -166,18 +182,25 @@ class FreshnessWatch:
             self._not_before_ms = issued_at
         self._note(data, outcome)
 
-    def receive(self, data: bytes) -> None:
-        """Take one record of the heartbeats' stream."""
+    def receive(self, data: bytes, *, live: bool = False) -> None:
+        """Take one record of the heartbeats' stream.
+
+        Args:
+            live: it came as it was written.
+        """
         now_ms = self._clock.now_ms
         outcome = self.heartbeats.receive(data, now_ms=now_ms)
         self._status.beats[type(outcome).__name__.lower()] += 1
         if isinstance(outcome, Counted):
-            self._status.clock_offset_s = (outcome.beat.issued_at - now_ms) / 1000
+            self._status.clock_offset.note(outcome.beat.issued_at, now_ms=now_ms, live=live)
+            self._note_skew()
             self._heard_s, self._renewals, self._next_renewal_s = self._monotonic(), 0, BEAT_LIFE_MS / 1000
             if outcome.beat.issued_at <= now_ms + CLOCK_TOLERANCE_MS:
                 self.keep_beat(data)
         self._note(data, outcome)
         self.look()
+        if isinstance(outcome, Counted):
+            self.on_beat()
 
     def _note(self, data: bytes, outcome: BeatOutcome) -> None:
         match outcome:
@@ -196,6 +219,7 @@ class FreshnessWatch:
             if not self._beats_expected.is_set():
                 await self._beats_expected.wait()
                 self._heard_s = self._monotonic()
+            self._live = False
             try:
                 async with aclosing(follow(self._position, self._beats_lost)) as batches:
                     async for batch in batches:
@@ -209,16 +233,18 @@ class FreshnessWatch:
                 await asyncio.sleep(BACKOFF_CAP_S)
 
     def _beats_lost(self, error: Unavailable) -> None:
+        self._live = False
         self._report.warning("heartbeats.lost", code=error.code, reason=str(error))
 
     async def _take(self, batch: Batch) -> None:
         pause_at_s = time.monotonic() + SLICE_S
         for record in batch.records:
-            self.receive(record.value)
+            self.receive(record.value, live=self._live)
             if time.monotonic() >= pause_at_s:
                 await asyncio.sleep(0)
                 pause_at_s = time.monotonic() + SLICE_S
         self._position = batch.next_position
+        self._live = self._live or batch.at_end
         self.look()
         self._watch_the_clients()
 
@@ -329,6 +355,20 @@ class FreshnessWatch:
                 hint="freshness goes on by the time from before; if that was wrong, start this sidecar anew",
             )
         self._set_back_said = set_back
+
+    def _note_skew(self) -> None:
+        """Say when this clock and the publisher's go apart, and when they agree again."""
+        offset = self._status.clock_offset
+        if offset.skewed and not self._skew_said:
+            self._report.warning(
+                "clock.skewed",
+                code="skew",
+                offset_ms=offset.ms,
+                hint="the publisher's clock less this one's: look at the time service of both machines",
+            )
+        elif self._skew_said and not offset.skewed:
+            logger.info("clock.agrees", offset_ms=offset.ms)
+        self._skew_said = offset.skewed
 
     def _watch_the_clients(self) -> None:
         """Have new clients made when heartbeats stopped on a log that has just said it is well, at a bounded rate."""

@@ -70,6 +70,7 @@ class SidecarMetrics(Collector):
             self._status.beats,
         )
         yield from self._trust()
+        yield from self._fleet()
         yield from self._clock()
         if self._sync is not None:
             yield _gauge("sync_streams", "Streams of flagd's sync service that are open.", self._sync.open)
@@ -115,14 +116,48 @@ class SidecarMetrics(Collector):
         yield _gauge("emergencies_unratified", "Emergencies that nobody has ratified yet.", len(ledger.unratified))
         yield _gauge("emergencies_overdue", "Those of them whose time to be ratified is over.", len(late))
 
+    def _fleet(self) -> Iterator[Metric]:
+        """What acknowledgements tell of this sidecar, and what became of them."""
+        status = self._status
+        yield CounterMetricFamily(
+            "flaghoist_acks_written", "Acknowledgements that the ledger's log has taken.", status.acks_written
+        )
+        yield CounterMetricFamily("flaghoist_acks_failed", "Times that it did not take one.", status.acks_failed)
+        if status.acked_at_s is not None:
+            age_s = max(0.0, self._board.clock() - status.acked_at_s)
+            yield _gauge("ack_age_seconds", "Seconds since the last acknowledgement that it took.", age_s)
+        progress, divergence = status.progress, status.divergence
+        if progress is not None:
+            verified = 0 if progress.verified is None else progress.verified.seq.number
+            yield _gauge("verified_seq", "Seq that is verified, in force or waiting for its moment.", verified)
+            yield _gauge(
+                "moment_in_seconds",
+                "Seconds until the next state takes effect; 0 when none waits for its moment.",
+                progress.moment_in_s(),
+            )
+            if progress.late_ms is not None:
+                yield _gauge(
+                    "moment_late_seconds",
+                    "How long after the moment that was set for it the newest state was first served.",
+                    progress.late_ms / 1000,
+                )
+        if divergence is not None:
+            yield _gauge(
+                "state_diverged", "1 while the publisher has another state at the same seq.", divergence.now is not None
+            )
+            yield CounterMetricFamily(
+                "flaghoist_state_divergence", "States of this sidecar that were not the publisher's.", divergence.count
+            )
+
     def _clock(self) -> Iterator[Metric]:
         status = self._status
         if status.clock_offset_s is not None:
             yield _gauge(
                 "clock_offset_seconds",
-                "The newest heartbeat's issue less this clock, when it came: beyond delivery, one of the two is wrong.",
+                "The publisher's clock less this one, by the best of the last heartbeats.",
                 status.clock_offset_s,
             )
+        yield _gauge("clock_skewed", "1 while the two clocks are further apart than that.", status.clock_offset.skewed)
         yield _gauge(
             "clock_behind_seconds",
             "Seconds that this clock is behind heartbeats.",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import structlog
 
+from flaghoist.barrier import InForce
 from flaghoist.errors import Misconfigured, Unavailable
 from flaghoist.ledger import Ledger
 from flaghoist.log.base import Batch, OpenLog, Stream
@@ -17,8 +18,10 @@ from flaghoist.log.location import open_log
 from flaghoist.log.reconnect import follow_reliably
 from flaghoist.root_chain import Beginning
 from sidecar.access import GrpcAccess, guarded
+from sidecar.acks import Acks, Identity
 from sidecar.board import Board
 from sidecar.config import Config
+from sidecar.divergence import Divergence
 from sidecar.faces.connect import Connect
 from sidecar.faces.evaluation_v1 import DisabledOnV1, EvaluationV1
 from sidecar.faces.evaluation_v2 import EvaluationV2
@@ -36,10 +39,12 @@ from sidecar.keep import Kept, entry_hash_of
 from sidecar.listeners import Face
 from sidecar.metrics import SidecarMetrics
 from sidecar.pinned_root import PinnedRoot
+from sidecar.progress import Progress
 from sidecar.renewal import keep_renewed
 from sidecar.report import BoundedReport
 from sidecar.request import RequestReader
 from sidecar.restarting import Restarting
+from sidecar.state_digest import StateDigests
 from sidecar.status import Status
 from sidecar.steady_clock import SteadyClock
 from sidecar.tls import ServerTls
@@ -48,8 +53,11 @@ from sidecar.tokens import Tokens
 logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
-async def run(config: Config) -> None:
+async def run(config: Config, *, wall: Callable[[], float] = time.time) -> None:
     """Follow, keep, answer, until the first SIGTERM or SIGINT; then drain.
+
+    Args:
+        wall: this machine's clock (Unix seconds).
 
     Raises:
         Misconfigured: the root, the ledger, the state directory, a listener, TLS or the tokens cannot be used; nothing
@@ -60,9 +68,9 @@ async def run(config: Config) -> None:
     tls = None if config.tls is None else ServerTls(config.tls, time.time)
     tokens = None if config.token_file is None else Tokens(config.token_file)
     report = BoundedReport(logger, time.monotonic)
-    board, status = Board(time.time), Status()
+    board, status = Board(wall), Status()
     async with AsyncExitStack() as stack:
-        verifying = Verifying(config, board, status, report, opened)
+        verifying = Verifying(config, board, status, report, opened, wall)
         stack.callback(verifying.close)
         if (begins := pin.at_hand(config.state_dir)) is not None:
             verifying.begin(begins)
@@ -87,20 +95,31 @@ async def run(config: Config) -> None:
 class Verifying:
     """All that reads and verifies: made once it is known where the ledger begins."""
 
-    def __init__(self, config: Config, board: Board, status: Status, report: BoundedReport, opened: OpenLog) -> None:
+    def __init__(
+        self,
+        config: Config,
+        board: Board,
+        status: Status,
+        report: BoundedReport,
+        opened: OpenLog,
+        wall: Callable[[], float],
+    ) -> None:
         self._config = config
         self._board = board
         self._status = status
         self._report = report
         self._opened = opened
+        self._wall = wall
         self._kept: Kept | None = None
         self._follower: Follower | None = None
         self._watch: FreshnessWatch | None = None
         self._beats = Restarting()
+        self._divergence: Divergence | None = None
+        self._acks: Acks | None = None
 
     def begin(self, begins: Beginning) -> None:
         """Make the verifier, and serve what this pod kept."""
-        config, clock = self._config, SteadyClock()
+        config, clock = self._config, SteadyClock(self._wall)
         ledger = Ledger(begins.root, begins.pinned)
         self._kept = _open_kept(config.state_dir, begins, config.floors)
         self._watch = FreshnessWatch(
@@ -123,7 +142,37 @@ class Verifying:
             floors=config.floors,
             require_fresh=config.require_fresh_on_cold_start,
         )
+        self._watch_the_fleet(ledger, clock, self._watch, self._follower)
         self._follower.load_kept()
+
+    def _watch_the_fleet(self, ledger: Ledger, clock: SteadyClock, watch: FreshnessWatch, follower: Follower) -> None:
+        """Make what tells others of this pod's state, and compares it with theirs."""
+        config, status = self._config, self._status
+        digests, progress = StateDigests(), Progress(self._board, clock)
+        self._divergence = Divergence(lambda: watch.heartbeats.newest, progress, digests)
+        status.progress, status.divergence = progress, self._divergence
+        listening = [self._divergence.note]
+        if config.acks:
+            self._acks = Acks(
+                self._opened,
+                ledger,
+                self._board,
+                identity=Identity(config.instance, config.service),
+                progress=progress,
+                digests=digests,
+                status=status,
+                clock=clock,
+                report=self._report,
+            )
+            listening.append(self._acks.note)
+
+        def changed(state: InForce) -> None:
+            progress.note(state)
+            for told in listening:
+                told()
+
+        follower.on_change = changed
+        watch.on_beat = self._divergence.note
 
     async def run(self, pin: PinnedRoot) -> None:
         """Read until cancelled.
@@ -143,6 +192,10 @@ class Verifying:
             tasks.create_task(follower.run(follow), name="follow")
             tasks.create_task(self._beats.run(lambda: watch.follow(beats)), name="heartbeats")
             tasks.create_task(watch.run(), name="freshness")
+            if self._divergence is not None:
+                tasks.create_task(self._divergence.run(), name="divergence")
+            if self._acks is not None:
+                tasks.create_task(self._acks.run(), name="acknowledge")
 
     def close(self) -> None:
         """Close what was kept; later writes do nothing."""
@@ -178,9 +231,8 @@ async def _faces(
         Face.SYNC: [sync],
     }
     fronts: list[HttpFront] = []
-    management = Management(
-        board, SidecarMetrics(board, status.tally, events, lambda: fronts, status=status, sync=sync)
-    )
+    metrics = SidecarMetrics(board, status.tally, events, lambda: fronts, status=status, sync=sync)
+    management = Management(board, metrics, status)
     evaluation_over_http: dict[bytes, HttpFace] = {b"ofrep": Ofrep(board, requests=requests)}
     evaluation_over_http |= {service.name.encode(): Connect(service) for service in evaluation}
     cors = Cors(config.cors_origins) if config.cors_origins else None

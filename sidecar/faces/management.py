@@ -6,6 +6,7 @@ from typing import Final
 from sidecar.board import Board
 from sidecar.http_app import JSON, NOT_FOUND, HttpAnswer, HttpFace, HttpRequest, method_not_allowed
 from sidecar.metrics import CONTENT_TYPE, SidecarMetrics
+from sidecar.status import Status
 
 METHODS: Final = ("GET", "HEAD")
 
@@ -21,8 +22,9 @@ class Management:
     from one that the ledger has confirmed or changed.
     """
 
-    def __init__(self, board: Board, metrics: SidecarMetrics) -> None:
+    def __init__(self, board: Board, metrics: SidecarMetrics, status: Status | None = None) -> None:
         self._board = board
+        self._status = status or Status()
         self._metrics = metrics
         self._from_disk = board.view
         self._confirmed = False
@@ -64,6 +66,9 @@ class Management:
                 facts["stale_s"] = int(stale_s)
                 if board.why_stale:
                     facts["stale_reason"] = board.why_stale
+        divergence = self._status.divergence
+        if divergence is not None and divergence.now is not None:
+            facts["diverged_at_seq"] = divergence.now.seq.number
         if board.closed:
             facts["reason"] = "draining: this sidecar is about to stop"
         return HttpAnswer(200 if facts["ready"] else 503, json.dumps(facts).encode() + b"\n", _FIELDS)
