@@ -8,12 +8,14 @@ import structlog
 
 from flaghoist.ledger import Ledger
 from flaghoist.log.report import BoundedReport
-from flaghoist.outcomes import Applied, Forked, Link
+from flaghoist.outcomes import Applied, Forked, Link, Prepared, Stepped
 from flaghoist.records import Release
+from flaghoist.release_plan import Walk, parse_release, percent
 from flaghoist.values import ProposalKind
-from publisher.docket import Motion, Refusal
+from publisher.docket import Motion, MotionKind, Refusal
 from publisher.inbox import Inbox
 from publisher.sequencer import Taken
+from publisher.standing import Status
 
 # How often what people must act on is said again.
 ALARM_EVERY_S: Final = 3600.0
@@ -21,6 +23,8 @@ ROOT_EXPIRY_EVERY_S: Final = 86_400.0
 COUNTS_EVERY_S: Final = 60.0
 # Time to get as many people to sign as a root asks for.
 ROOT_EXPIRY_WARN_MS: Final = 30 * 86_400_000
+
+_REFUSED: Final = {MotionKind.ROOT: "root.refused", MotionKind.STEP: "walk.held"}
 
 
 class Bulletin:
@@ -55,6 +59,13 @@ class Bulletin:
             facts["policy"] = link.entry.body.policy
             if link.authorized.proposal.kind is ProposalKind.EMERGENCY:
                 self._logger.warning("emergency.applied", name=motion.name, requester=facts["requester"])
+        elif isinstance(link, Prepared):
+            proposal = link.authorized.proposal
+            facts |= {"requester": proposal.requester, "acked_percent": proposal.acked_percent}
+        elif isinstance(link, Stepped):
+            facts |= _step_facts(link)
+        if isinstance(link, Applied | Stepped) and link.in_force_at_ms:
+            facts["in_force_at_ms"] = link.in_force_at_ms
         self._logger.info(
             "entry.appended",
             kind=motion.kind,
@@ -67,13 +78,17 @@ class Bulletin:
     def refusals(self, refusals: Iterable[Refusal]) -> None:
         """Tell what cannot be appended, and why."""
         for refusal in refusals:
+            if refusal.status is Status.SCHEDULED:
+                self._logger.info("proposal.scheduled", name=refusal.name, reason=str(refusal.refusal))
+                continue
             self.report.warning(
-                "proposal.refused" if refusal.kind != "root" else "root.refused",
+                _REFUSED.get(refusal.kind, "proposal.refused"),
                 code=refusal.refusal.code,
                 kind=refusal.kind,
                 name=refusal.name,
                 status=refusal.status,
                 reason=str(refusal.refusal)[:1000],
+                **({"hint": refusal.refusal.hint} if refusal.kind is MotionKind.STEP else {}),
             )
 
     def quarantined(self, proof: Forked) -> None:
@@ -146,3 +161,21 @@ class Bulletin:
             return False
         self._told_at_s[what] = now_s
         return True
+
+
+def _step_facts(link: Stepped) -> dict[str, object]:
+    """Return where a step has led, and when the next is due."""
+    assert link.op.definition is not None  # noqa: S101 — a step puts the release with another gate
+    plan = parse_release(link.op.definition)
+    assert plan.stage is not None  # noqa: S101 — a step leads to a stage
+    stage = plan.stages[plan.stage]
+    goes_on = plan.gate.walk is Walk.ON
+    since_ms = link.in_force_at_ms or link.entry.published_at
+    return {
+        "stage": stage.name,
+        "number": plan.stage + 1,
+        "of": len(plan.stages),
+        "audience": plan.gate.audience,
+        "share": percent(plan.gate.share),
+        "next_at_ms": since_ms + stage.soak_s * 1000 if goes_on else None,
+    }

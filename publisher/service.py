@@ -1,7 +1,8 @@
 """The publisher's service: takes what people sign, appends what the policy allows, and says that it lives.
 
-One task reads and writes the ledger, in rounds; two follow the inbox and the heartbeats of others and wake it. What it
-decides is decided in docket.py, standing.py and duty.py; how it appends, in sequencer.py.
+One task reads and writes the ledger, in rounds; others follow the inbox, the heartbeats of others and, while a proposal
+waits for them, the acknowledgements of sidecars, and wake it. What it decides is decided in docket.py, standing.py,
+walk.py and duty.py; how it appends, in sequencer.py.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from flaghoist.errors import LogMissing, LogTruncated, Misconfigured, Refused, Unavailable, WrongRole
+from flaghoist.errors import LogMissing, LogTruncated, Misconfigured, Refused, StaleBase, Unavailable, WrongRole
 from flaghoist.freshness import BEAT_INTERVAL_MS, CLOCK_TOLERANCE_MS, Heartbeats
 from flaghoist.log.base import Batch, Log, OpenLog, Stream
 from flaghoist.log.reconnect import BACKOFF_BASE_S, BACKOFF_CAP_S, follow_reliably, full_jitter
@@ -23,8 +24,9 @@ from flaghoist.records import EpochClaim
 from flaghoist.root import Root
 from flaghoist.values import FIRST_EPOCH, KeyId, Role, Seq
 from publisher.bulletin import Bulletin
-from publisher.docket import Docket, Motion
+from publisher.docket import Docket, Motion, MotionKind
 from publisher.duty import TAKE_OVER_S, Duty, Turn
+from publisher.fleet import Fleet
 from publisher.heart import BEAT_KEY, Heart, heard, is_farewell, is_of_a_service
 from publisher.inbox import Case, Inbox, RootCase
 from publisher.journal import Journal
@@ -131,6 +133,7 @@ class Service:
         self._root: Root = self.reader.ledger.root
         self._inbox_complete = False
         self._refold = asyncio.Event()
+        self._awaits_fleet = asyncio.Event()
         self._meta: Log | None = None
         self._meta_position = 0
         self._newest_of_others: tuple[int, int, int] | None = None
@@ -172,6 +175,7 @@ class Service:
         async with asyncio.TaskGroup() as tasks:
             followers = [tasks.create_task(self._follow_inbox(), name="inbox")]
             followers.append(tasks.create_task(self._follow_meta(), name="meta"))
+            followers.append(tasks.create_task(self._follow_acks(), name="acks"))
             await self._work()
             for task in followers:
                 task.cancel()
@@ -213,6 +217,7 @@ class Service:
         await self._catch_up()
         match self.duty.look(holds_epoch=self.sequencer.holds_epoch, now_s=self.clock.steady_s()):
             case Turn.STAND_BY:
+                self._awaits_fleet.clear()
                 self._tell_standing_by()
                 return
             case Turn.FENCED:
@@ -231,6 +236,10 @@ class Service:
         # Late or not yet once: readers wait for it, and an append may take its time.
         await self._beat(read_from_ms, only_if_due=True)
         await self._publish()
+        if self.docket.awaits_fleet(self.inbox, now_ms=self.clock.now_ms()):
+            self._awaits_fleet.set()
+        else:
+            self._awaits_fleet.clear()
         await self._beat(read_from_ms, only_if_due=True)
         self._bulletin.alarms(self.reader.ledger, now_ms=self.clock.now_ms())
         self._bulletin.counts(self.inbox, self.reader.tally)
@@ -315,6 +324,10 @@ class Service:
             logger.error("append.refused", kind=motion.kind, name=motion.name, reason=str(refusal), hint=refusal.hint)
             return False
         except Refused as refusal:
+            if motion.kind is MotionKind.STEP and isinstance(refusal, StaleBase):
+                # Somebody has paused, reverted or moved the release meanwhile, which is nothing to warn of.
+                logger.info("append.yielded", kind=motion.kind, name=motion.name, reason=str(refusal))
+                return True
             self.docket.refuse(motion, refusal, now_ms=now_ms)
             self._bulletin.refusals(self.docket.take_news())
             return True
@@ -345,7 +358,7 @@ class Service:
             await self._meta.append(record, key=BEAT_KEY)
 
     async def _pause(self) -> None:
-        """Wait for the next round: until something is to be appended, a heartbeat is due, or a silence has lasted."""
+        """Wait for the next round: until something is to be appended or due, or a silence has lasted."""
         now_s = self.clock.steady_s()
         if not self.duty.working:
             left_s = self.duty.takes_over_in_s(now_s)
@@ -353,6 +366,9 @@ class Service:
             await self._sleep(self.pace.standby_s if not left_s else min(self.pace.standby_s, left_s))
             return
         due_s = self.pace.beat_s if self._beat_at_s is None else self._beat_at_s + self.pace.beat_s - now_s
+        now_ms = self.clock.now_ms()
+        if (wakes_at_ms := self.docket.wakes_at_ms(now_ms=now_ms)) is not None:
+            due_s = min(due_s, (wakes_at_ms - now_ms) / 1000)
         try:
             async with asyncio.timeout(max(0.0, min(due_s, self.pace.beat_s))):
                 await self._wake.wait()
@@ -435,6 +451,42 @@ class Service:
             await asyncio.sleep(min(seconds, self.pace.retry_max_s))
 
         return follow_reliably(self.open_log, stream, 0, on_lost=lost, sleep=sleep, rng=self._rng)
+
+    # --- acknowledgements ---
+
+    async def _follow_acks(self) -> None:
+        """Follow what sidecars acknowledge, while a proposal waits for that."""
+        while True:
+            await self._awaits_fleet.wait()
+            try:
+                await self._fold_acks(Fleet(self._root.log_id, self.reader.ledger))
+            except LogTruncated:
+                pass  # made anew: it is read from its start again
+            except LogMissing as missing:
+                self._report.warning("acks.missing", code=missing.code, reason=str(missing), hint=missing.hint)
+                await asyncio.sleep(self.pace.retry_max_s)
+            finally:
+                self.docket.fleet = None
+
+    async def _fold_acks(self, fleet: Fleet) -> None:
+        """Keep what is known of the fleet for the docket, until nothing waits for it any more."""
+        enough = frozenset[bytes]()
+        async with aclosing(self._followed(Stream.ACKS, lambda: None)) as batches:
+            async for batch in batches:
+                if not self._awaits_fleet.is_set():
+                    return
+                slice_ends_s = time.monotonic() + SLICE_S
+                for record in batch.records:
+                    fleet.take(record.value, now_ms=self.clock.now_ms(), kept=self.docket.fleet is None)
+                    if time.monotonic() >= slice_ends_s:
+                        await asyncio.sleep(0)
+                        slice_ends_s = time.monotonic() + SLICE_S
+                if batch.at_end:
+                    self.docket.fleet = fleet
+                acknowledged = self.docket.acknowledged(self.inbox, now_ms=self.clock.now_ms())
+                if acknowledged != enough:
+                    enough = acknowledged
+                    self._wake.set()
 
     # --- heartbeats of others ---
 

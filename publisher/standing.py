@@ -4,14 +4,16 @@ Pure. Each judgement is the publisher's own (release.py) on the ledger as it was
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from flaghoist.authorization import check_understood, stands_alone
 from flaghoist.changes import changes_between
-from flaghoist.errors import FlaghoistError, Refused
+from flaghoist.errors import Expired, FlaghoistError, NotYet, Refused
 from flaghoist.ledger import Ledger, next_entry
 from flaghoist.outcomes import Rejected, Unratified
-from flaghoist.records import Approval, Ratification, Release, RootUpdate
+from flaghoist.records import Approval, Preparation, Ratification, Release, RootUpdate, Step
+from flaghoist.release_plan import LEAD_MS_MAX
 from flaghoist.root import Root
 from flaghoist.snapshot import Snapshot
 from flaghoist.values import Decision, Person, Role
@@ -21,10 +23,11 @@ from publisher.release import ratification_of, release_of
 
 
 class Status(StrEnum):
-    """READY: it is published as soon as a publisher sees it. Only WAITING and READY can still come to an end well."""
+    """READY: it is published as soon as a publisher sees it, and the fleet has acknowledged it if it asks for that."""
 
     READY = "ready"
     WAITING = "waiting"  # for people
+    SCHEDULED = "scheduled"  # its moment is further ahead than an entry may wait
     REFUSED = "refused"  # by the policy, as things are now
     REJECTED = "rejected"  # by somebody who may approve
     STALE = "stale"  # the flags have changed since, or it cannot be served
@@ -55,7 +58,7 @@ class Standing:
     why: str = ""
     missing: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
-    body: Release | Ratification | RootUpdate | None = None
+    body: Release | Preparation | Ratification | RootUpdate | Step | None = None
     refusal: FlaghoistError | None = None
 
 
@@ -96,6 +99,10 @@ def standing_of(case: Case, reader: LedgerReader, *, now_ms: int) -> Standing:
         return standing(Status.PUBLISHED, f"seq {done.entry.seq}")
     if now_ms > case.proposal.expires_at:
         return standing(Status.EXPIRED)
+    moment_ms = case.proposal.activate_at
+    if moment_ms is not None and now_ms > moment_ms:
+        refusal = Expired(f"its moment, {_instant(moment_ms)}, is over", hint="propose it again with a later moment")
+        return standing(Status.EXPIRED, str(refusal), refusal)
     if rejecters and not alone:
         return standing(Status.REJECTED, f"by {', '.join(rejecters)}")
     try:
@@ -110,8 +117,25 @@ def standing_of(case: Case, reader: LedgerReader, *, now_ms: int) -> Standing:
     except Refused as refusal:
         if missing:
             return standing(Status.WAITING, refusal=refusal)
+        if isinstance(refusal, NotYet) and moment_ms is not None:
+            opens, at = _instant(published_from_ms(moment_ms)), _instant(moment_ms)
+            return standing(Status.SCHEDULED, f"published from {opens} on, takes effect at {at}", refusal)
         return standing(Status.REFUSED, str(refusal), refusal)
+    if ledger.is_prepared(case.sha256):
+        percent, seq = case.proposal.acked_percent, reader.prepared[case.sha256].entry.seq
+        return standing(
+            Status.READY, f"prepared at seq {seq}; waits until {percent} % of the fleet have acknowledged it"
+        )
     return standing(Status.READY)
+
+
+def published_from_ms(moment_ms: int) -> int:
+    """Return from when on a proposal may be published that takes effect at a moment (both Unix ms)."""
+    return moment_ms - LEAD_MS_MAX
+
+
+def _instant(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms // 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
 
 
 def ratification_standing(case: Case, emergency: Unratified, ledger: Ledger, *, now_ms: int) -> Standing:

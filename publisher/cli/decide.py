@@ -119,7 +119,7 @@ def _next_of(
 def _row(waiting: Waiting, now_ms: int) -> tuple[str, str, str, str, str, str]:
     proposal, standing = waiting.case.proposal, waiting.standing
     status, why = str(standing.status), standing.why
-    if standing.status is Status.EXPIRED:
+    if standing.status is Status.EXPIRED and not why:
         why = f"since {moment(proposal.expires_at)}"
     if waiting.emergency is not None:
         left_ms = waiting.emergency.ratify_by_ms - now_ms
@@ -228,6 +228,10 @@ def _tell_next(work: Workspace, reading: Reading, standing: Standing, proposal: 
         work.desk.next_step(f"ask them to run `flaghoist approve {proposal}`")
     elif standing.status is Status.REFUSED:
         work.desk.next_step(f"enough people stand behind it; not yet published because {standing.why}")
+    elif standing.status is Status.SCHEDULED:
+        holder = service_at_work(work, reading)
+        then = "`flaghoist publish`" if holder is None else f"nothing: the publisher at work ({holder}) waits for it"
+        work.desk.next_step(f"{then}; {standing.why}")
     elif standing.status is not Status.READY:
         return
     elif out is not None:
