@@ -6,6 +6,7 @@ line in the log.
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -27,9 +28,10 @@ from sidecar.state_digest import StateDigests
 from sidecar.status import Status
 from sidecar.steady_clock import SteadyClock
 
-# Between two writes. A change that stands alone is told at once; of a burst each sidecar tells ten states a second at
-# most, so that 2,000 of them do not cost the brokers more than the burst does.
-GAP_S: Final = 0.1
+# A change that stands alone is told at once, and so are a few in a row; of a burst each sidecar tells ten states a
+# second at most, so that 2,000 of them do not cost the brokers more than the burst does.
+TELLS_A_S: Final = 10.0
+TELLS_AT_ONCE: Final = 5.0
 # The longest that a stream which is well again waits for us: a fleet returns spread over it.
 BACKOFF_CAP_S: Final = 10.0
 # A stream that is missing, or may not be written, stays so until somebody acts.
@@ -48,13 +50,29 @@ class Identity:
     service: str
 
 
+class _Pace:
+    """How soon the next write may be: a bucket that holds TELLS_AT_ONCE of them and gets TELLS_A_S a second."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._left, self._at_s = TELLS_AT_ONCE, monotonic()
+
+    def wait_s(self) -> float:
+        """Take one out, and return the seconds until it is there."""
+        now_s = self._monotonic()
+        self._left = min(TELLS_AT_ONCE, self._left + (now_s - self._at_s) * TELLS_A_S) - 1
+        self._at_s = now_s
+        return max(0.0, -self._left / TELLS_A_S)
+
+
 class Acks:
     """Writes what progress and the board say, newest first: one write at a time, and what came meanwhile with the next.
 
     Args:
         open_log: opens the ledger's streams.
         digests: makes the digest of what was verified.
-        sleep: waits that many seconds; an argument, so that tests own time.
+        monotonic: seconds from anywhere, never less than before.
+        sleep: waits that many seconds; an argument, as the clocks are, so that tests own time.
         rng: where the jitter comes from.
     """
 
@@ -70,6 +88,7 @@ class Acks:
         status: Status,
         clock: SteadyClock,
         report: BoundedReport,
+        monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
@@ -85,6 +104,7 @@ class Acks:
         self._bugs = BugReport(logger, "acks.failed")
         self._sleep = sleep
         self._rng = rng or random.Random()  # noqa: S311  (spreads load; no secret)
+        self._pace = _Pace(monotonic)
         self._changed = asyncio.Event()
         self._told: object = None
         self._refused = ""
@@ -121,9 +141,10 @@ class Acks:
         try:
             while True:
                 await self._until_due()
+                if (wait_s := self._pace.wait_s()) > 0:
+                    await self._sleep(wait_s)
                 if self._progress.verified is not None:
                     await self._tell(log)
-                await self._sleep(GAP_S)
         except asyncio.CancelledError:
             await self._take_leave(log)
             raise

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import structlog
 
-from flaghoist.barrier import InForce
 from flaghoist.errors import Misconfigured, Unavailable
 from flaghoist.ledger import Ledger
 from flaghoist.log.base import Batch, OpenLog, Stream
@@ -18,10 +17,9 @@ from flaghoist.log.location import open_log
 from flaghoist.log.reconnect import follow_reliably
 from flaghoist.root_chain import Beginning
 from sidecar.access import GrpcAccess, guarded
-from sidecar.acks import Acks, Identity
+from sidecar.acks import Identity
 from sidecar.board import Board
 from sidecar.config import Config
-from sidecar.divergence import Divergence
 from sidecar.faces.connect import Connect
 from sidecar.faces.evaluation_v1 import DisabledOnV1, EvaluationV1
 from sidecar.faces.evaluation_v2 import EvaluationV2
@@ -29,6 +27,7 @@ from sidecar.faces.events import EventStreams
 from sidecar.faces.management import Management
 from sidecar.faces.ofrep import Ofrep
 from sidecar.faces.sync import Sync
+from sidecar.fleet_watch import FleetWatch
 from sidecar.floors import Floors
 from sidecar.follow import Follow, Follower
 from sidecar.freshness_watch import FreshnessWatch
@@ -39,12 +38,10 @@ from sidecar.keep import Kept, entry_hash_of
 from sidecar.listeners import Face
 from sidecar.metrics import SidecarMetrics
 from sidecar.pinned_root import PinnedRoot
-from sidecar.progress import Progress
 from sidecar.renewal import keep_renewed
 from sidecar.report import BoundedReport
 from sidecar.request import RequestReader
 from sidecar.restarting import Restarting
-from sidecar.state_digest import StateDigests
 from sidecar.status import Status
 from sidecar.steady_clock import SteadyClock
 from sidecar.tls import ServerTls
@@ -114,8 +111,7 @@ class Verifying:
         self._follower: Follower | None = None
         self._watch: FreshnessWatch | None = None
         self._beats = Restarting()
-        self._divergence: Divergence | None = None
-        self._acks: Acks | None = None
+        self._fleet: FleetWatch | None = None
 
     def begin(self, begins: Beginning) -> None:
         """Make the verifier, and serve what this pod kept."""
@@ -142,37 +138,18 @@ class Verifying:
             floors=config.floors,
             require_fresh=config.require_fresh_on_cold_start,
         )
-        self._watch_the_fleet(ledger, clock, self._watch, self._follower)
+        self._fleet = FleetWatch(
+            ledger,
+            self._board,
+            self._opened,
+            follower=self._follower,
+            watch=self._watch,
+            identity=Identity(config.instance, config.service) if config.acks else None,
+            status=self._status,
+            clock=clock,
+            report=self._report,
+        )
         self._follower.load_kept()
-
-    def _watch_the_fleet(self, ledger: Ledger, clock: SteadyClock, watch: FreshnessWatch, follower: Follower) -> None:
-        """Make what tells others of this pod's state, and compares it with theirs."""
-        config, status = self._config, self._status
-        digests, progress = StateDigests(), Progress(self._board, clock)
-        self._divergence = Divergence(lambda: watch.heartbeats.newest, progress, digests)
-        status.progress, status.divergence = progress, self._divergence
-        listening = [self._divergence.note]
-        if config.acks:
-            self._acks = Acks(
-                self._opened,
-                ledger,
-                self._board,
-                identity=Identity(config.instance, config.service),
-                progress=progress,
-                digests=digests,
-                status=status,
-                clock=clock,
-                report=self._report,
-            )
-            listening.append(self._acks.note)
-
-        def changed(state: InForce) -> None:
-            progress.note(state)
-            for told in listening:
-                told()
-
-        follower.on_change = changed
-        watch.on_beat = self._divergence.note
 
     async def run(self, pin: PinnedRoot) -> None:
         """Read until cancelled.
@@ -184,18 +161,16 @@ class Verifying:
         if self._follower is None:
             logger.info("root.searched", sha256=pin.sha256.hex())
             self.begin(await pin.in_ledger(follow, self._lost))
-        follower, watch = self._follower, self._watch
-        assert follower is not None  # noqa: S101 (begin() made both)
+        follower, watch, fleet = self._follower, self._watch, self._fleet
+        assert follower is not None  # noqa: S101 (begin() made all)
         assert watch is not None  # noqa: S101
+        assert fleet is not None  # noqa: S101
         beats = _reader(self._opened, Stream.META)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(follower.run(follow), name="follow")
             tasks.create_task(self._beats.run(lambda: watch.follow(beats)), name="heartbeats")
             tasks.create_task(watch.run(), name="freshness")
-            if self._divergence is not None:
-                tasks.create_task(self._divergence.run(), name="divergence")
-            if self._acks is not None:
-                tasks.create_task(self._acks.run(), name="acknowledge")
+            tasks.create_task(fleet.run(), name="fleet")
 
     def close(self) -> None:
         """Close what was kept; later writes do nothing."""

@@ -109,6 +109,8 @@ class Log(Protocol):
     async def append(self, value: bytes, *, expected_end: int | None = None, key: bytes | None = None) -> int:
         """Store one record durably and return its position.
 
+        An acknowledgement need not survive a power cut: it is written anew half a minute later.
+
         Args:
             value: 1 .. RECORD_BYTES_MAX bytes.
             expected_end: write only if `end()` is still this; ignored where `conditional` is false. For the ledger,

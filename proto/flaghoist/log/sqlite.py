@@ -73,8 +73,9 @@ def _table(stream: Stream) -> str:
 class _Thread:
     """One thread with one connection: SQLite may block on the disk or on a lock, and the event loop must not."""
 
-    def __init__(self, location: SqliteLocation, name: str) -> None:
+    def __init__(self, location: SqliteLocation, name: str, *, durable: bool = True) -> None:
         self._location = location
+        self._durable = durable
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"flaghoist-{name}")
         self._connection: sqlite3.Connection | None = None
         self._closed = False
@@ -88,6 +89,9 @@ class _Thread:
     def _do(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         if self._connection is None:
             self._connection = _connect(self._location.path)
+            if not self._durable:
+                # What a power cut takes is written anew soon, and the publisher never waits for this one's sync.
+                self._connection.execute("PRAGMA synchronous=NORMAL")
         return work(self._connection)
 
     async def close(self) -> None:
@@ -164,7 +168,7 @@ class SqliteLog:
         self._answer_s = answer_s
         # Apart, so that a follower never waits behind an append that waits for another process's lock.
         self._reader = _Thread(location, "read")
-        self._writer = _Thread(location, "write")
+        self._writer = _Thread(location, "write", durable=stream is not Stream.ACKS)
         self._watcher: _Watcher | None = None
         self._wakers: set[asyncio.Event] = set()
         self._closed = False
