@@ -136,22 +136,36 @@ class Chain:
 
     def ask(self, order: Sequence[str], *, pins: bool, baggage: str = "") -> list[Sight]:
         """Send one request through the services in this order; returns what each saw, in this order."""
-        edge, *others = (self.ports[language] for language in order)
-        query = urlencode({"path": ",".join(map(str, others)), "pins": "on" if pins else "off"})
-        connection = HTTPConnection("127.0.0.1", edge, timeout=ANSWERS_WITHIN_S)
-        try:
-            connection.request("GET", f"/ask?{query}", headers={"baggage": baggage} if baggage else {})
-            response = connection.getresponse()
-            body = response.read()
-        finally:
-            connection.close()
-        assert response.status == 200, body.decode(errors="replace")
-        sights = [
-            Sight(told["service"], told["baggage"], Answer.read(told["a"]), Answer.read(told["b"]))
-            for told in json.loads(body)
-        ]
+        sights = ask([self.ports[language] for language in order], pins=pins, baggage=baggage)
         assert [sight.service for sight in sights] == list(order)
         return sights
+
+
+class RequestFailed(Exception):
+    """A service answered that it could not, since it or one after it has lost its sidecar; the text is its own."""
+
+
+def ask(ports: Sequence[int], *, pins: bool, user: str = "", baggage: str = "") -> list[Sight]:
+    """Send one request through the services at these ports; returns what each saw, in this order.
+
+    Raises:
+        RequestFailed: one of them failed.
+    """
+    edge, *others = ports
+    query = urlencode({"path": ",".join(map(str, others)), "pins": "on" if pins else "off", "user": user})
+    connection = HTTPConnection("127.0.0.1", edge, timeout=ANSWERS_WITHIN_S)
+    try:
+        connection.request("GET", f"/ask?{query}", headers={"baggage": baggage} if baggage else {})
+        response = connection.getresponse()
+        body = response.read()
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise RequestFailed(body.decode(errors="replace"))
+    return [
+        Sight(told["service"], told["baggage"], Answer.read(told["a"]), Answer.read(told["b"]))
+        for told in json.loads(body)
+    ]
 
 
 @contextmanager
@@ -173,12 +187,12 @@ def running_chain(directory: Path, commands: Mapping[str, Sequence[str]]) -> Ite
             sidecar_process.until("ledger.reached")
             address = sidecar_process.address_of(SERVICES[language].face)
             stderr = directory / f"{language}.stderr"
-            chain.ports[language] = stack.enter_context(_running([*command, "--sidecar", address], stderr))
+            chain.ports[language] = stack.enter_context(running_service([*command, "--sidecar", address], stderr))
         yield chain
 
 
 @contextmanager
-def _running(command: Sequence[str], stderr: Path) -> Iterator[int]:
+def running_service(command: Sequence[str], stderr: Path) -> Iterator[int]:
     """Run one service while the block runs; gives the port that it listens on."""
     environ = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     with stderr.open("wb") as errors:

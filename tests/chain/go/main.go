@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	flagd "flaghoist-chain/gen/flagd/evaluation/v2"
 )
@@ -50,12 +51,16 @@ type service struct {
 	http    *http.Client
 }
 
-func (s *service) evaluate(ctx context.Context, key, baggage string) (answer, error) {
+func (s *service) evaluate(ctx context.Context, key, user, baggage string) (answer, error) {
+	question := &flagd.ResolveBooleanRequest{FlagKey: key}
+	if user != "" {
+		question.Context = &structpb.Struct{Fields: map[string]*structpb.Value{"targetingKey": structpb.NewStringValue(user)}}
+	}
 	if baggage != "" {
 		ctx = metadata.AppendToOutgoingContext(ctx, "baggage", baggage)
 	}
 	var trailer metadata.MD
-	response, err := s.sidecar.ResolveBoolean(ctx, &flagd.ResolveBooleanRequest{FlagKey: key}, grpc.Trailer(&trailer))
+	response, err := s.sidecar.ResolveBoolean(ctx, question, grpc.Trailer(&trailer))
 	if err != nil {
 		return answer{}, err
 	}
@@ -68,9 +73,9 @@ func (s *service) evaluate(ctx context.Context, key, baggage string) (answer, er
 	return answer{Value: response.GetValue(), Metadata: response.GetMetadata().AsMap(), Headers: headers}, nil
 }
 
-func (s *service) next(ctx context.Context, path, pins, baggage string) ([]json.RawMessage, error) {
+func (s *service) next(ctx context.Context, path, pins, user, baggage string) ([]json.RawMessage, error) {
 	port, rest, _ := strings.Cut(path, ",")
-	query := url.Values{"path": {rest}, "pins": {pins}}
+	query := url.Values{"path": {rest}, "pins": {pins}, "user": {user}}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+port+"/ask?"+query.Encode(), nil)
 	if err != nil {
 		return nil, err
@@ -97,11 +102,12 @@ func (s *service) next(ctx context.Context, path, pins, baggage string) ([]json.
 func (s *service) ask(r *http.Request) ([]any, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
 	defer cancel()
-	path, pins := r.URL.Query().Get("path"), r.URL.Query().Get("pins")
+	query := r.URL.Query()
+	path, pins, user := query.Get("path"), query.Get("pins"), query.Get("user")
 	baggage := strings.Join(r.Header.Values("baggage"), ",")
 	seen := sight{Service: "go", Baggage: baggage}
 	var err error
-	if seen.A, err = s.evaluate(ctx, "a", baggage); err != nil {
+	if seen.A, err = s.evaluate(ctx, "a", user, baggage); err != nil {
 		return nil, err
 	}
 	if pins == "on" && !strings.Contains(baggage, pinKey+"=") {
@@ -111,14 +117,14 @@ func (s *service) ask(r *http.Request) ([]any, error) {
 		}
 		baggage += pinKey + "=" + seen.A.Headers[seqHeader]
 	}
-	if seen.B, err = s.evaluate(ctx, "b", baggage); err != nil {
+	if seen.B, err = s.evaluate(ctx, "b", user, baggage); err != nil {
 		return nil, err
 	}
 	sights := []any{seen}
 	if path == "" {
 		return sights, nil
 	}
-	others, err := s.next(ctx, path, pins, baggage)
+	others, err := s.next(ctx, path, pins, user, baggage)
 	for _, other := range others {
 		sights = append(sights, other)
 	}

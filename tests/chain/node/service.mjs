@@ -24,26 +24,27 @@ async function call(url, method, headers, baggage, body) {
   return [JSON.parse(text), response];
 }
 
-async function evaluate(key, baggage) {
+async function evaluate(key, user, baggage) {
   const url = `http://${options.sidecar}/ofrep/v1/evaluate/flags/${key}`;
-  const [flag, response] = await call(url, 'POST', { 'content-type': 'application/json' }, baggage, '{"context":{}}');
+  const body = JSON.stringify({ context: user ? { targetingKey: user } : {} });
+  const [flag, response] = await call(url, 'POST', { 'content-type': 'application/json' }, baggage, body);
   const headers = Object.fromEntries([...response.headers].filter(([name]) => name.startsWith(OUR_PREFIX)));
   return { value: flag.value, metadata: flag.metadata, headers };
 }
 
 async function ask(query, incoming) {
-  const [path, pins] = [query.get('path') ?? '', query.get('pins')];
-  const a = await evaluate('a', incoming);
+  const [path, pins, user] = [query.get('path') ?? '', query.get('pins'), query.get('user') ?? ''];
+  const a = await evaluate('a', user, incoming);
   let baggage = incoming;
   if (pins === 'on' && !incoming.includes(`${PIN_KEY}=`)) {
     // The edge of the chain: what its first answer was made from holds from here on, beside what others put there.
     baggage = [incoming, `${PIN_KEY}=${a.headers[SEQ_HEADER]}`].filter(Boolean).join(',');
   }
-  const b = await evaluate('b', baggage);
+  const b = await evaluate('b', user, baggage);
   const seen = { service: 'node', baggage: incoming, a, b };
   if (path === '') return [seen];
   const [port, ...rest] = path.split(',');
-  const next = new URLSearchParams({ path: rest.join(','), pins });
+  const next = new URLSearchParams({ path: rest.join(','), pins, user });
   const [others] = await call(`http://127.0.0.1:${port}/ask?${next}`, 'GET', {}, baggage);
   return [seen, ...others];
 }

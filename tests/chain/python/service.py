@@ -34,22 +34,25 @@ class Service:
             incoming: the request's baggage; empty: none.
         """
         asked = {name: values[0] for name, values in parse_qs(query).items()}
-        path, pins = asked.get("path", ""), asked["pins"]
-        a = self._evaluate("a", incoming)
+        path, pins, user = asked.get("path", ""), asked["pins"], asked.get("user", "")
+        a = self._evaluate("a", user, incoming)
         baggage = incoming
         if pins == "on" and f"{PIN_KEY}=" not in incoming:
             # The edge: what its first answer was made from holds from here on, beside what others put there.
             baggage = ",".join(filter(None, (incoming, f"{PIN_KEY}={a['headers'][SEQ_HEADER]}")))
-        b = self._evaluate("b", baggage)
+        b = self._evaluate("b", user, baggage)
         seen = {"service": "python", "baggage": incoming, "a": a, "b": b}
         if not path:
             return [seen]
         port, _, rest = path.partition(",")
-        return [seen, *_next(int(port), urlencode({"path": rest, "pins": pins}), baggage)]
+        return [seen, *_next(int(port), urlencode({"path": rest, "pins": pins, "user": user}), baggage)]
 
-    def _evaluate(self, key: str, baggage: str) -> dict[str, Any]:
+    def _evaluate(self, key: str, user: str, baggage: str) -> dict[str, Any]:
+        request = evaluation_pb2.ResolveBooleanRequest(flag_key=key)
+        if user:
+            request.context.update({"targetingKey": user})
         response, call = self._sidecar.ResolveBoolean.with_call(
-            evaluation_pb2.ResolveBooleanRequest(flag_key=key),
+            request,
             metadata=(("baggage", baggage),) if baggage else (),
             timeout=CALL_TIMEOUT_S,
         )
