@@ -1,4 +1,4 @@
-"""What is in force at a moment: order, moments, emergencies, and clocks that are wrong. Real signed entries throughout."""
+"""What is in force at a moment: order, moments, emergencies, and wrong clocks. All entries are really signed."""
 
 import itertools
 from dataclasses import replace
@@ -276,9 +276,7 @@ def test_kill_behind_two_waiting_entries_is_in_force_in_each_state_on_the_way(fo
     assert state_root(reader.in_force.snapshot) == state_root(forge.ledger.snapshot)
 
 
-def test_kill_of_what_only_a_waiting_entry_has_brought_changes_nothing_now_and_lets_it_never_be_seen_alive(
-    forge, reader
-):
+def test_kill_of_what_only_a_waiting_entry_has_brought_lets_it_never_be_seen_alive(forge, reader):
     put(forge, flag(forge, "siren", "on", safe="off"), lead_ms=10_000)
     put(forge, flag(forge, "bell", "on"), lead_ms=20_000)
     kill(forge, "siren")
@@ -456,9 +454,7 @@ LOOKS = range(0, 80_000, 1000)
 
 
 @pytest.mark.parametrize("joined_s", [0, 3, 5, 7, 9, 11, 13, 15, 17, 30, 60])
-def test_reader_that_joins_late_or_starts_anew_serves_from_then_on_what_one_serves_that_was_always_there(
-    forge, joined_s
-):
+def test_reader_that_joins_late_or_starts_anew_serves_what_one_does_that_was_always_there(forge, joined_s):
     appended = story(forge)
     live, late = Reader(forge), None
     records, forge.records = forge.records, []
