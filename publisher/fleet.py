@@ -196,14 +196,9 @@ class Fleet:
 
     # --- who has what ---
 
-    def live(self, now_ms: int, *, since_ms: int | None = None) -> frozenset[str]:
-        """Return the names of the instances that were heard lately.
-
-        Args:
-            since_ms: only those that had started by then (Unix ms).
-        """
-        live = (m for m in self._members.values() if m.live(now_ms))
-        return frozenset(m.name for m in live if since_ms is None or _started_ms(m) <= since_ms)
+    def live(self, now_ms: int) -> frozenset[str]:
+        """Return the names of the instances that were heard lately."""
+        return frozenset(m.name for m in self._members.values() if m.live(now_ms))
 
     def reached(self, seq: Seq, *, now_ms: int, among: Collection[str] | None = None) -> Reached:
         """Return how many have verified an entry, and will serve it when its moment comes.
@@ -282,10 +277,6 @@ def _written_ms(ack: Acknowledgement, now_ms: int) -> int:
     """Return when a kept acknowledgement was written, by this machine's clock as nearly as can be known."""
     offset_ms = ack.clock_offset_ms or 0
     return min(ack.written_at + offset_ms, now_ms)
-
-
-def _started_ms(member: Member) -> int:
-    return member.ack.started_at + (member.ack.clock_offset_ms or 0)
 
 
 def _divergence(seq: Seq, what: Parting, ours: bytes | None, said: list[tuple[bytes, str]]) -> Divergence:

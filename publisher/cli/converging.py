@@ -55,13 +55,11 @@ class Awaited:
     """What the fleet is waited for to have.
 
     Attributes:
-        appended_ms: when its entry was published; whoever started later is not counted.
         moment_ms: before which nobody answers from it (Unix ms); 0: at once.
         verified_only: to have verified it is enough: it changes nothing by itself, or nothing holds it up.
     """
 
     seq: Seq
-    appended_ms: int
     moment_ms: int = 0
     verified_only: bool = False
 
@@ -76,10 +74,10 @@ class Awaited:
         emergency = isinstance(link, Applied) and link.authorized.proposal.kind is ProposalKind.EMERGENCY
         if isinstance(link, Prepared) or emergency:
             # An emergency is answered from at once, also while what came before it waits for its moment.
-            return cls(entry.seq, entry.published_at, verified_only=True)
+            return cls(entry.seq, verified_only=True)
         before = links[: entry.seq.number]
         moment_ms = max((each.in_force_at_ms for each in before if isinstance(each, Applied | Stepped)), default=0)
-        return cls(entry.seq, entry.published_at, moment_ms)
+        return cls(entry.seq, moment_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +167,8 @@ def wait_for(
 ) -> Converged:
     """Wait until a share of the fleet answers from an entry that is in the ledger; it is shown meanwhile.
 
-    Counted are the instances that were live when it was appended. With a moment, they have until `timeout_s` after it.
+    Counted are the instances that are live when the waiting begins: call it right after the entry was appended. With a
+    moment, they have until `timeout_s` after it.
 
     Args:
         link: of the chain in `reading`.
@@ -270,7 +269,7 @@ class _Convergence:
                     for record in batch.records:
                         self._take(record.value, now_ms)
                     if batch.at_end and self._among is None:
-                        self._among = self._fleet.live(now_ms, since_ms=self._awaited.appended_ms)
+                        self._among = self._fleet.live(now_ms)
                     self._trouble = ""
                     self._heard.set()
         except (Unavailable, Misconfigured) as error:

@@ -106,6 +106,15 @@ class Desk:
         elif text is not None:
             self.print(text)
 
+    def result_with(self, failure: FlaghoistError, document: Mapping[str, object], text: str | None = None) -> None:
+        """Give a result that is not all that was wanted, and say what lacks; --json has it under "error"."""
+        if self.as_json:
+            told = {"code": failure.code, "message": str(failure), "hint": failure.hint or None}
+            self._write_json({**document, "error": told})
+            return
+        self.result(document, text)
+        self.fail(failure.code, str(failure), failure.hint)
+
     def print(self, text: str) -> None:
         """Print to stdout what a person reads; silent with --json."""
         if not self.as_json:

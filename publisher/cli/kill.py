@@ -43,7 +43,7 @@ class BaseMoved(StaleBase):
 @click.option("--release", metavar="ID", help="Also every flag of a release: those whose rule refers to release.ID.")
 @click.option("--reason", required=True, metavar="TEXT", help="Why; everybody can read it in the ledger.")
 @click.option("--incident", metavar="ID", help="The incident that this belongs to.")
-@click.option("--wait", "wait_s", type=click.IntRange(1, 600), default=appending.WAIT_S_DEFAULT, show_default=True,
+@click.option("--timeout", "wait_s", type=click.IntRange(1, 600), default=appending.WAIT_S_DEFAULT, show_default=True,
               metavar="SECONDS", help="How long to wait for the publisher's service.")  # fmt: skip
 @operation(ledger=True, key=True, change=True)
 def kill(

@@ -200,7 +200,7 @@ def test_without_a_publisher_the_kill_waits_in_the_inbox_and_says_so(trio: Trio)
         name = f"ada-emergency{suffix}"
         (machine.home / "keys" / name).write_bytes((trio.ada.home / "keys" / name).read_bytes())
         (machine.home / "keys" / name).chmod(0o600)
-    ended = machine.run("kill", FLAG, *WHY, "--wait", "1", "--yes")
+    ended = machine.run("kill", FLAG, *WHY, "--timeout", "1", "--yes")
     assert ended.code == 13
     assert "no publisher is at work" in ended.err
     assert served(trio.grace) is True

@@ -188,7 +188,7 @@ def test_publish_with_a_silent_service_says_how_it_stands(trio: Trio) -> None:
         os.kill(publisher.pid, signal.SIGSTOP)
         try:
             trio.grace.ok("approve", proposal, "--yes")
-            error = trio.ada.refused("publish", proposal, "--yes", "--wait", "1", code=13)
+            error = trio.ada.refused("publish", proposal, "--yes", "--timeout", "1", code=13)
             assert error["code"] == "outcome_unknown"
             assert "not in the ledger after 1 s" in error["message"]
         finally:

@@ -27,7 +27,7 @@ from publisher.signers.keyring import KeyAtHand
 
 @click.command("publish")
 @click.argument("names", nargs=-1, metavar="[FILE|VERSION|DIGEST]...")
-@click.option("--wait", "wait_s", type=click.IntRange(1, 3600), default=appending.WAIT_S_DEFAULT, show_default=True,
+@click.option("--timeout", "wait_s", type=click.IntRange(1, 3600), default=appending.WAIT_S_DEFAULT, show_default=True,
               metavar="SECONDS", help="How long to wait for the publisher's service, where there is one.")  # fmt: skip
 @operation(ledger=True, key=True, change=True)
 def publish_root(work: Workspace, names: tuple[str, ...], wait_s: int) -> Exit:
