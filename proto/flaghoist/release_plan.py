@@ -1,9 +1,11 @@
 """What a release's definition says: its flags, its stages, and whom its gate lets through; and the rule that it makes.
 
 The rule is the shared evaluator `release.ID`, in flagd's own operators, so that every evaluator of flagd's serves it.
-Its buckets depend on the release's salt and the user alone, never on a flag, and a larger share only adds users.
+Its buckets depend on the release's salt and the user alone, never on a flag, and a larger share only adds users. They
+are the same in all three generations of `fractional`, so services that evaluate in process choose the same users.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -44,6 +46,18 @@ ID_CHARS_MAX: Final = 200
 
 NOBODY_RULE: Final[JsonValue] = {"==": [1, 0]}
 EVERYBODY_RULE: Final[JsonValue] = {"==": [1, 1]}
+
+# What a share's buckets are made of, for evaluators of every generation of `fractional` (docs/evaluation.md). V3 hashes
+# the CBOR of a text, which is a head that says its length, then the text; so all texts are of one length, and V1 and V2
+# are given that head as text. 0x78 is CBOR's head of a text of 24 .. 255 bytes; its second byte, the length, is ASCII
+# up to 127, and 126 is the last one that can be printed.
+BUCKET_CHARS: Final = 126
+_TEXT_HEAD: Final = "x" + chr(BUCKET_CHARS)
+_SALT_CHARS: Final = 16  # of the salt's SHA-256 in hex: as good as the salt, and of one length
+# How much of a bucket key counts, from its end: identifiers differ there, and long ones are rare.
+BUCKET_KEY_CHARS: Final = BUCKET_CHARS - _SALT_CHARS - len(":.")
+# A text whose three hashes fall into different thirds, in the middle of each: it tells which generation evaluates.
+GENERATION_PROBE: Final = "flaghoist-169"
 
 
 class Walk(StrEnum):
@@ -161,19 +175,42 @@ class ReleasePlan:
 def gate_rule(gate: Gate, *, audience: JsonValue, bucket_by: str, salt: str) -> JsonValue:
     """Return the rule that is true for those whom a gate lets through.
 
-    Who has no bucket key is in no share, except that of everybody.
+    Who has no bucket key is in no share, except that of everybody. A key is text, or a whole number below 10^15. Those
+    of ASCII characters have the same bucket in every evaluator of flagd's rules, of whatever generation; others have it
+    in every sidecar of one ledger.
     """
     if gate.for_everybody:
         return EVERYBODY_RULE
     if gate.share == 0:
         return audience if gate.audience else NOBODY_RULE
-    key: JsonValue = {"var": bucket_by}
-    # The sum stays the same whatever the share, so a user's bucket does too: it is below every larger share.
-    weights: list[JsonValue] = [["in", gate.share], ["out", SHARE_MAX - gate.share]]
     share: JsonValue = {
-        "and": [key, {"==": [{"fractional": [{"cat": [f"{salt}:", key]}, *weights]}, "in"]}],
+        "and": [{"!!": [{"var": bucket_by}]}, {"==": [_bucketed(gate.share, bucket_by, salt), "in"]}],
     }
     return {"or": [audience, share]} if gate.audience else share
+
+
+def _bucketed(share: int, bucket_by: str, salt: str) -> JsonValue:
+    """Return the rule that is "in" for those whose bucket a share reaches, else "out"."""
+    # `cat` takes white space away at both ends in flagd and nowhere else: there must be none.
+    padded: JsonValue = {"cat": ["." * BUCKET_KEY_CHARS, {"var": bucket_by}, "."]}
+    tail: JsonValue = {"substr": [padded, -(BUCKET_KEY_CHARS + 1)]}
+    salted = hashlib.sha256(salt.encode()).hexdigest()[:_SALT_CHARS] + ":"
+    # V1 has a place of 31 bits: it folds the upper half of the hashes, mirrored, over the lower one. So for the others
+    # a share lies at both ends. The sums stay the same whatever the share, and so do the buckets: who is let through by
+    # a share is by every larger one.
+    folded: list[JsonValue] = [["in", share], ["out", SHARE_MAX - share]]
+    ends: list[JsonValue] = [["in", share], ["out", 2 * (SHARE_MAX - share)], ["in", share]]
+    generation: JsonValue = {"fractional": [GENERATION_PROBE, ["v2", 1], ["v1", 1], ["v3", 1]]}
+    headed: JsonValue = {"cat": [_TEXT_HEAD + salted, tail]}
+    return {
+        "if": [
+            {"==": [generation, "v3"]},
+            {"fractional": [{"cat": [salted, tail]}, *ends]},
+            {"==": [generation, "v2"]},
+            {"fractional": [headed, *ends]},
+            {"fractional": [headed, *folded]},
+        ]
+    }
 
 
 def gate_key(release: FlagKey) -> FlagKey:

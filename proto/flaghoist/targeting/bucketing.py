@@ -76,6 +76,9 @@ def build_fractional(operands: "Operands") -> Node:
     if key.constant and not v3 and type(key.value) is not str:
         operands.refuse("want a key that is text (fractional v2), or [variant, weight]; this never has a result", 0)
     explicit = _hash_value if v3 else _hash_text
+    if key.constant and type(key.value) is str and all(v.constant and w.constant for v, w in entries):
+        hashed = explicit(key.value, Call(0))
+        return constant(None if hashed is None else pick({}, Call(0), hashed))
     return _keyed(key.step, explicit, default, entries, pick, v3)
 
 
