@@ -1,6 +1,7 @@
 """What this pod has to do with the others: it tells how far it is, and compares its state with the publisher's."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from flaghoist.barrier import InForce
 from flaghoist.ledger import Ledger
@@ -26,6 +27,7 @@ class FleetWatch:
         open_log: opens the ledger's streams.
         identity: who acknowledges; None: nobody, and the state is compared all the same.
         clock: the followers' clock.
+        sleep: waits that many seconds for the stream of acknowledgements.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class FleetWatch:
         status: Status,
         clock: SteadyClock,
         report: BoundedReport,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         digests = StateDigests()
         self.progress = Progress(board, clock)
@@ -56,6 +59,7 @@ class FleetWatch:
                 status=status,
                 clock=clock,
                 report=report,
+                sleep=sleep,
             )
         status.progress, status.divergence = self.progress, self.divergence
         follower.on_change = self._changed

@@ -16,6 +16,7 @@ from flaghoist.records import EpochClaim, Op, RoleGrant
 from flaghoist.signing import countersign, seal
 from flaghoist.values import Action, FlagKey, Source, StateId, Target
 from sidecar.board import Board
+from sidecar.fleet_watch import FleetWatch
 from sidecar.floors import Floors
 from sidecar.follow import Follower
 from sidecar.freshness_watch import FreshnessWatch
@@ -33,7 +34,7 @@ DEADLINE_S = 10.0
 class Pod:
     """One sidecar without its faces, on a fake log and a clock of the test's."""
 
-    def __init__(self, tmp_path, forge=None, *, fresh_for_s=30.0, floors=None, require_fresh=False):
+    def __init__(self, tmp_path, forge=None, *, fresh_for_s=30.0, floors=None, require_fresh=False, identity=None):
         self.forge = forge or Forge()
         self.logs = MemoryLogs(probe_s=0.05)
         self.path = tmp_path / "pod.entries"
@@ -42,6 +43,8 @@ class Pod:
         self.fresh_for_s = fresh_for_s
         self.floors = floors or Floors()
         self.require_fresh = require_fresh
+        self.identity = identity  # None: it acknowledges nothing
+        self.waits = []  # what it would have waited for the stream of acknowledgements
         self.pinned = {}
         self.root = self.forge.first_root
 
@@ -87,22 +90,40 @@ class Pod:
             floors=self.floors,
             require_fresh=self.require_fresh,
         )
+        fleet = FleetWatch(
+            ledger,
+            board,
+            self.logs,
+            follower=follower,
+            watch=watch,
+            identity=self.identity,
+            status=status,
+            clock=self.clock,
+            report=report,
+            sleep=self._hurry,
+        )
         self.board, self.follower, self.watch, self.status, self.ledger = board, follower, watch, status, ledger
         follower.load_kept()
         self.task = asyncio.create_task(follower.run(self._reader(Stream.LEDGER)))
         self.beats = Restarting()
         beats = asyncio.create_task(self.beats.run(lambda: watch.follow(self._reader(Stream.META))))
         ticking = asyncio.create_task(watch.run())
+        telling = asyncio.create_task(fleet.run())
         try:
             yield board
         finally:
-            for task in (self.task, beats, ticking):
+            tasks = (self.task, beats, ticking, telling)
+            for task in tasks:
                 task.cancel()
-            for task in (self.task, beats, ticking):
+            for task in tasks:
                 with suppress(asyncio.CancelledError, Misconfigured):
                     await task
             if kept is not None:
                 kept.close()
+
+    async def _hurry(self, seconds):
+        self.waits.append(seconds)
+        await asyncio.sleep(0.001)
 
     def _renew(self):
         self.renewed += 1
