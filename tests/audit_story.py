@@ -11,12 +11,25 @@ from flaghoist.definition import encode_flag
 from flaghoist.ledger import Ledger
 from flaghoist.log.base import Stream
 from flaghoist.log.location import create_log, open_log
-from flaghoist.records import EpochClaim, Op, Release, Revocation
+from flaghoist.policy import DRILL_RULE, EMERGENCY_RULE
+from flaghoist.records import EpochClaim, Op, Preparation, Release, Revocation, Step
+from flaghoist.release_plan import SHARE_MAX, Stage, Walk, encode_drill
 from flaghoist.root import Root
-from flaghoist.values import Action, FlagKey, Seq, Source, Target
+from flaghoist.values import Action, FlagKey, ProposalKind, Seq, Source, Target
 from publisher.audit.account import Account
 from publisher.audit.examination import Examination
-from tests.forge import ADA, GRACE, LINUS, Forge, Key, allowing_rule, boolean_flag
+from tests.forge import (
+    ADA,
+    EMERGENCY_LABEL,
+    GRACE,
+    LINUS,
+    Forge,
+    Key,
+    allowing_rule,
+    boolean_flag,
+    gated_flag,
+    release_plan,
+)
 from tests.scenarios.operators import Operator
 
 HOUR_MS = 3_600_000
@@ -24,9 +37,15 @@ GATE = {"if": [{"in": [{"var": "targetingKey"}, ["u1", "u2"]]}, True, False]}
 RULE = {"if": [{"$ref": "release.checkout-v2"}, "on", "off"]}
 COLOURS = {"state": "ENABLED", "variants": {"red": "#f00", "blue": "#00f"}, "defaultVariant": "red"}
 
+LEAD_MS = 2000
 # The seqs of the story, by what happens there.
 GENESIS, IMPORT, GATED, RAMPED, EDITED, DELETED, READDED, KILLED, RATIFIED, SAME_PERSON, STRANGER, CLAIMED, ROTATED, \
     AFTER = range(1, 15)  # fmt: skip
+# Of the release `spring`, with flags of two services.
+CREATED, WALKED, STEPPED, TOO_EARLY, STEPPED_ON, UNPREPARED, PREPARED, HOISTED, CONFLICTED, NOT_REVERTED, REVERTED, \
+    DRILLED, LOWERED, MEASURED, AWAITED, CLOSED_AT_ONCE, STOOD_BEHIND = range(15, 32)  # fmt: skip
+LAST = STOOD_BEHIND
+STAGES = (Stage("inside", True, 0, 3600), Stage("10%", True, 10_000, 3600), Stage("everybody", False, SHARE_MAX, 0))
 
 
 def governed(forge: Forge, key: str, flag: dict[str, object], governance: dict[str, object]) -> Op:
@@ -46,7 +65,7 @@ def change(
 
 
 def told() -> Forge:
-    """Return the ledger: two sources, a release, an emergency, two rejected entries, an epoch, another root."""
+    """Return the ledger: two sources, an emergency, rejected entries, an epoch, another root; then what releases do."""
     forge = Forge(log_id="staging", root_options={"emergency": (GRACE, LINUS)})
     forge.genesis()
     change(
@@ -88,7 +107,62 @@ def told() -> Forge:
         revoked=(Revocation(gone, Seq(READDED), "laptop stolen"),),
     )  # fmt: skip
     change(forge, forge.op("late", boolean_flag("on")), title="after the rotation")
+    released(forge)
     return forge
+
+
+def released(forge: Forge) -> None:
+    """Append a release's life: created inert, walked, hoisted at one moment, reverted, rehearsed, killed, ratified."""
+    plan = release_plan(
+        "cart.spring", "mail.spring", title="spring in the shop", services=("cart", "mail"), stages=STAGES,
+        audience={"ends_with": [{"var": "email"}, "@example.org"]}, lead_ms=LEAD_MS, ticket="SHOP-7",
+    )  # fmt: skip
+    inert = [forge.op(key, gated_flag("spring")) for key in ("cart.spring", "mail.spring")]
+    change(forge, forge.release_op("spring", plan), *inert, title="spring, still closed", ticket="SHOP-7")
+    change(forge, forge.hoist("spring", walk=Walk.ON), title="walk spring")
+    forge.now_ms += HOUR_MS
+    step(forge, 0)
+    forge.now_ms += HOUR_MS // 2
+    step(forge, 1)
+    forge.now_ms += HOUR_MS
+    step(forge, 1)
+    forge.now_ms += HOUR_MS
+    op = forge.hoist("spring", share=50_000, walk=Walk.PAUSED)
+    proposal = forge.proposal(op, title="half of all users, together", lead_ms=LEAD_MS, acked_percent=95)
+    body = Release(proposal, (forge.approval(proposal),), allowing_rule(forge.root))
+    for entry in (body, Preparation(body), body):
+        forge.append(entry)
+        forge.now_ms += 5000
+    note = gated_flag("spring", metadata={"note": "edited"})
+    change(forge, forge.op("mail.spring", note), title="a note for the mail")
+    change(forge, forge.hoist("spring", share=0, audience=False), title="take spring back", kind=ProposalKind.ROLLBACK)
+    kept = ((Source(""), FlagKey("mail.spring")),)
+    back = forge.hoist("spring", share=0, audience=False, kept=kept)
+    change(forge, back, title="take spring back, keep the note", kind=ProposalKind.ROLLBACK)
+    drill(forge, "rehearse: open", hoisted=True)
+    drill(forge, "rehearse: close", hoisted=False)
+    drill(forge, "rehearse: measured", hoisted=False, result={"instances": 3, "reached": 3, "last_ms": 41})
+    change(forge, forge.hoist("spring", share=SHARE_MAX, kept=()), title="spring for everybody", lead_ms=LEAD_MS)
+    close = Op(Target.RELEASE, Source(""), FlagKey("spring"), Seq(AWAITED), Action.KILL, None)
+    told_of = {"kind": ProposalKind.EMERGENCY, "expires_at": forge.now_ms + 600_000, "title": "carts are lost"}
+    forge.now_ms += LEAD_MS // 2
+    emergency = forge.proposal(close, by=GRACE, signed_by=Key(GRACE, EMERGENCY_LABEL), **told_of)
+    killed = forge.append(Release(emergency, (), EMERGENCY_RULE))
+    forge.now_ms += HOUR_MS
+    forge.ratify(killed)
+
+
+def step(forge: Forge, stage: int, *, of: str = "spring") -> None:
+    """Append the step of a release to a stage."""
+    forge.append(Step(FlagKey(of), forge.ledger.snapshot.releases[FlagKey(of)].version, stage))
+
+
+def drill(forge: Forge, title: str, **said: Any) -> None:
+    """Append one entry of a rehearsal of `spring`."""
+    forge.now_ms += HOUR_MS
+    op = Op(Target.DRILL, Source(""), FlagKey("spring"), Seq(0), Action.PUT, encode_drill(**said))
+    op = replace(op, expected_version=forge.ledger.snapshot.version_of(op.state_id))
+    forge.append(Release(forge.proposal(op, title=title, kind=ProposalKind.DRILL), (), DRILL_RULE))
 
 
 def examined(forge: Forge) -> tuple[Examination, list[Account]]:

@@ -1,24 +1,41 @@
 """Everything that can be said of one entry of the chain as verified fact, and what it only claims kept apart."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
+from flaghoist.codec import PROPOSAL
 from flaghoist.errors import Refused
-from flaghoist.outcomes import Link
-from flaghoist.records import Approval, Entry, Envelope, EpochClaim, Op, Proposal, Ratification, Release, RootKey
+from flaghoist.outcomes import Applied, Link, Stepped
+from flaghoist.records import (
+    Approval,
+    Entry,
+    Envelope,
+    EpochClaim,
+    Op,
+    Preparation,
+    Proposal,
+    Ratification,
+    Release,
+    RootKey,
+    Step,
+)
+from flaghoist.release_plan import GATE_PREFIX, ReleasePlan, parse_drill, parse_release
 from flaghoist.root import Root
-from flaghoist.values import Decision, Person, Seq
-
-# Evaluators of this prefix are the gates of releases (docs/protocol.md).
-GATE_PREFIX = "release."
+from flaghoist.values import Decision, Person, Seq, Target
+from publisher.releases.wording import moved, stepped
 
 
 class EntryKind(StrEnum):
     """What an entry did: the words of `audit log --kind`."""
 
     CHANGE = "change"
+    ROLLBACK = "rollback"
+    PREPARATION = "preparation"
+    STEP = "step"
+    DRILL = "drill"
     EMERGENCY = "emergency"
     RATIFICATION = "ratification"
     ROOT = "root"
@@ -28,7 +45,7 @@ class EntryKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OpChange:
-    """One op of an applied entry.
+    """One op of an applied entry, or what a step did.
 
     Attributes:
         before: the definition that it replaced; None when there was none in force.
@@ -47,6 +64,42 @@ class OpChange:
             return "delete"
         return "add" if self.before is None else "change"
 
+    @property
+    def releases(self) -> list[str]:
+        """The releases that it belongs to, sorted."""
+        return releases_of(self.op, self.before, self.after)
+
+    def moved(self, *, step: bool = False) -> str | None:
+        """Return what became of a release, or of its rehearsal, in words; None for an op on anything else.
+
+        Args:
+            step: the publisher took it to its next stage, as its plan says.
+        """
+        return moved_in_words(self.op.target, self.before, self.after, step=step)
+
+
+def moved_in_words(target: Target, before: bytes | None, after: bytes | None, *, step: bool = False) -> str | None:
+    """Return what two definitions say became of a release, as OpChange.moved does."""
+    if target is Target.DRILL:
+        return _rehearsed(after)
+    if target is not Target.RELEASE:
+        return None
+    old, new = _plan(before), _plan(after)
+    return stepped(old, new) if step and old and new else moved(old, new)
+
+
+def _plan(document: bytes | None) -> ReleasePlan | None:
+    return None if document is None else parse_release(document)
+
+
+def _rehearsed(document: bytes | None) -> str:
+    if document is None:
+        return "its drill is forgotten"
+    drill = parse_drill(document)
+    if drill.get("result") is not None:
+        return "drill measured"
+    return "drill begun: its shadow gate is open" if drill["hoisted"] else "drill: its shadow gate is closed"
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
@@ -63,7 +116,7 @@ class Account:
 
     Attributes:
         position: where the entry lies in the log.
-        link: what the verifier made of it; the snapshot of an applied one is not kept (Examination.snapshot has it).
+        link: what the verifier made of it; the snapshot is not kept (Examination.snapshot has it).
         envelope: the entry as it was signed.
         root: the root under which it was judged.
         publishers: the keys that signed the entry.
@@ -71,7 +124,10 @@ class Account:
         requester_key: the key that signed it.
         approvals: what people said of exactly this proposal, by signatures that hold; unless the entry was rejected,
             all of them count.
-        changes: what an applied entry did to the definitions, op by op.
+        changes: what an applied entry, or a step, did to the definitions, op by op.
+        in_force_at_ms: since when what it changed is served where clocks are exact (Unix ms); None: it changed nothing.
+        allowed_by: of a step: the approved entry that set the plan which it follows, and the walk on.
+        prepared_by: the entry that showed it to the fleet before it was published.
         refusal: why a rejected entry changed nothing.
         new_root: the root that the entry put into force.
         root_signers: the keys that signed it, of the old and of the new root.
@@ -95,6 +151,9 @@ class Account:
     root_signers: tuple[RootKey, ...] = ()
     ratified: "Account | None" = None
     quarantined: bool = False
+    in_force_at_ms: int | None = None
+    allowed_by: "Account | None" = None
+    prepared_by: "Account | None" = None
 
     @property
     def entry(self) -> Entry:
@@ -119,10 +178,24 @@ class Account:
         return [approval.approver for approval in approved if approval.decision is Decision.APPROVE]
 
     @property
+    def release(self) -> Release | None:
+        """The proposal and its approvals as the entry carries them, published or prepared; None when it has none."""
+        return carried(self.entry)
+
+    @property
+    def step(self) -> Step | None:
+        """The step that the entry takes; of a rejected one, that it would have taken."""
+        return self.entry.body if isinstance(self.entry.body, Step) else None
+
+    @property
+    def moment_ms(self) -> int | None:
+        """The moment that the entry itself sets (Unix ms); None when what it changed may be served at once."""
+        return (self.link.in_force_at_ms or None) if isinstance(self.link, Applied | Stepped) else None
+
+    @property
     def policy(self) -> str | None:
         """The rule that allowed it, which every reader recomputes; None when nothing was allowed."""
-        body = self.entry.body
-        return body.policy if isinstance(body, Release) and self.refusal is None else None
+        return self.release.policy if self.release is not None and self.refusal is None else None
 
     @property
     def title(self) -> str:
@@ -136,6 +209,8 @@ class Account:
             return f"stands behind seq {self.ratified.seq}: {title}"
         if isinstance(self.entry.body, EpochClaim):
             return f"epoch {self.entry.epoch}: {self.entry.body.holder}"
+        if self.step is not None:
+            return f"release {self.step.release}: {'; '.join(self.moves)}"
         return self.proposal.title if self.proposal is not None else ""
 
     @property
@@ -145,8 +220,28 @@ class Account:
 
     @property
     def concerned(self) -> tuple[Op, ...]:
-        """Return what it is about: its own ops, or those of the emergency that it ratifies."""
+        """Return what it is about: its own ops, what a step did, or those of the emergency that it ratifies."""
+        if isinstance(self.link, Stepped):
+            return (self.link.op,)
         return self.ratified.ops if self.ratified is not None else self.ops
+
+    @property
+    def releases(self) -> list[str]:
+        """The releases that it is about, sorted: of a rejected entry, and a prepared one, by what was asked for."""
+        if self.step is not None:
+            return [str(self.step.release)]
+        if self.ratified is not None:
+            return self.ratified.releases
+        if self.changes:
+            found = {name for change in self.changes for name in change.releases}
+        else:
+            found = {name for op in self.ops for name in releases_of(op, None, op.definition)}
+        return sorted(found)
+
+    @property
+    def moves(self) -> list[str]:
+        """What became of each release that it changed, in words."""
+        return [said for change in self.changes if (said := change.moved(step=self.step is not None)) is not None]
 
     def people(self) -> Iterator[Person]:
         """Yield who asked, approved, or signed the root."""
@@ -157,19 +252,35 @@ class Account:
 
     def claim(self) -> Proposal | None:
         """Return what a rejected entry's proposal says, although nothing vouches for it; None when it is unreadable."""
-        from flaghoist.codec import PROPOSAL
-
-        if not isinstance(self.entry.body, Release):
+        if self.release is None:
             return None
         try:
-            return PROPOSAL.decode(self.entry.body.proposal.payload)
+            return PROPOSAL.decode(self.release.proposal.payload)
         except Refused:
             return None
 
     @property
     def approval_envelopes(self) -> tuple[Envelope, ...]:
-        body = self.entry.body
-        return body.approvals if isinstance(body, Release | Ratification) else ()
+        return approvals_in(self.entry)
+
+
+def carried(entry: Entry) -> Release | None:
+    """Return the proposal with its approvals that an entry publishes or prepares; None when it does neither."""
+    match entry.body:
+        case Release() as release:
+            return release
+        case Preparation(release=release):
+            return release
+        case _:
+            return None
+
+
+def approvals_in(entry: Entry) -> tuple[Envelope, ...]:
+    """Return the approvals that an entry carries, of whatever."""
+    if isinstance(entry.body, Ratification):
+        return entry.body.approvals
+    release = carried(entry)
+    return release.approvals if release is not None else ()
 
 
 @lru_cache(maxsize=4096)
@@ -177,8 +288,6 @@ def releases_in(document: bytes | None) -> frozenset[str]:
     """Return the releases whose gates a definition refers to directly."""
     if document is None or b'"$ref"' not in document:
         return frozenset()
-    import json
-
     found: set[str] = set()
     left = [json.loads(document)]
     while left:
@@ -194,8 +303,10 @@ def releases_in(document: bytes | None) -> frozenset[str]:
 
 
 def releases_of(op: Op, before: bytes | None, after: bytes | None) -> list[str]:
-    """Return the releases that an op belongs to, sorted: whose gate it changes, or refers to before or after."""
+    """Return the releases that an op belongs to, sorted: which it changes, rehearses, or refers to before or after."""
     found = releases_in(before) | releases_in(after)
-    if op.target == "EVALUATOR" and op.key.startswith(GATE_PREFIX):
+    if op.target in (Target.RELEASE, Target.DRILL):
+        found |= {str(op.key)}
+    elif op.target is Target.EVALUATOR and op.key.startswith(GATE_PREFIX):
         found |= {op.key.removeprefix(GATE_PREFIX)}
     return sorted(found)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from flaghoist.values import Seq, StateId
 from publisher.audit.account import Account
+from publisher.audit.wording import change_words
 from publisher.plan import same
 
 
@@ -25,6 +26,10 @@ class Delta:
         if self.after is None:
             return "removed"
         return "added" if self.before is None else "changed"
+
+    def words(self) -> list[str]:
+        """Return what differs, in words."""
+        return change_words(self.state_id.target, self.before, self.after)
 
 
 def difference(accounts: Iterable[Account], old: Seq, new: Seq) -> list[Delta]:

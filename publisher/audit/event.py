@@ -11,10 +11,10 @@ from enum import StrEnum
 from typing import Final
 
 from flaghoist.errors import Refused
-from flaghoist.records import EpochClaim, Op, RootKey
+from flaghoist.records import EpochClaim, Op, RootKey, Step
 from flaghoist.root import Root
 from flaghoist.values import Target
-from publisher.audit.account import Account, EntryKind, OpChange, Statement, releases_of
+from publisher.audit.account import Account, EntryKind, OpChange, Statement
 from publisher.audit.wording import canonical
 
 DATA_SCHEMA: Final = "urn:flaghoist:schema:audit-event:v1"
@@ -28,13 +28,23 @@ class EventType(StrEnum):
 
     FLAG_CHANGED = "io.flaghoist.flag.changed.v1"
     EVALUATOR_CHANGED = "io.flaghoist.evaluator.changed.v1"
+    RELEASE_CHANGED = "io.flaghoist.release.changed.v1"
+    RELEASE_DRILLED = "io.flaghoist.release.drilled.v1"
+    RELEASE_PREPARED = "io.flaghoist.release.prepared.v1"
     ROOT_CHANGED = "io.flaghoist.root.changed.v1"
     EMERGENCY_RATIFIED = "io.flaghoist.emergency.ratified.v1"
     ENTRY_REJECTED = "io.flaghoist.entry.rejected.v1"
     EPOCH_CLAIMED = "io.flaghoist.epoch.claimed.v1"
 
 
+_CHANGES: Final = {
+    Target.FLAG: EventType.FLAG_CHANGED,
+    Target.EVALUATOR: EventType.EVALUATOR_CHANGED,
+    Target.RELEASE: EventType.RELEASE_CHANGED,
+    Target.DRILL: EventType.RELEASE_DRILLED,
+}
 _TYPES: Final = {
+    EntryKind.PREPARATION: EventType.RELEASE_PREPARED,
     EntryKind.ROOT: EventType.ROOT_CHANGED,
     EntryKind.RATIFICATION: EventType.EMERGENCY_RATIFIED,
     EntryKind.REJECTED: EventType.ENTRY_REJECTED,
@@ -92,7 +102,9 @@ def _subject(event: Json) -> str:
         case EventType.FLAG_CHANGED | EventType.EVALUATOR_CHANGED:
             place = f"{event['source']}#{event['key']}" if event["source"] else str(event["key"])
             return place if event["target"] == Target.FLAG else f"evaluator {place}"
-        case EventType.EMERGENCY_RATIFIED:
+        case EventType.RELEASE_CHANGED | EventType.RELEASE_DRILLED:
+            return f"release {event['key']}"
+        case EventType.EMERGENCY_RATIFIED | EventType.RELEASE_PREPARED:
             return f"proposal {event['proposal_sha256']}"
         case _:
             return f"entry {event['seq']}"
@@ -101,7 +113,7 @@ def _subject(event: Json) -> str:
 def _event(account: Account, number: int, change: OpChange | None) -> Json:
     entry, proposal = account.entry, account.proposal
     op = change.op if change is not None else None
-    body = entry.body
+    body, step = entry.body, account.step
     return {
         "type": _type(account, op),
         "log_id": entry.log_id,
@@ -121,7 +133,7 @@ def _event(account: Account, number: int, change: OpChange | None) -> Json:
         "action": op.action if op is not None else None,
         "before": canonical(change.before) if change is not None else None,
         "after": canonical(change.after) if change is not None else None,
-        "releases": releases_of(change.op, change.before, change.after) if change is not None else [],
+        "releases": change.releases if change is not None else account.releases,
         "initiator": _initiator(account),
         "approvals": [_approval(statement) for statement in account.approvals],
         "policy": account.policy,
@@ -130,18 +142,56 @@ def _event(account: Account, number: int, change: OpChange | None) -> Json:
         "ticket": proposal.ticket if proposal is not None else None,
         "proposal_id": proposal.proposal_id if proposal is not None else None,
         "proposal_sha256": account.proposal_sha256.hex() if account.proposal_sha256 is not None else None,
-        "asked": [_asked(one) for one in account.ops] if account.refusal is not None else None,
+        "asked": [_asked(one) for one in account.ops] if not _done(account) else None,
         "refusal": _refusal(account.refusal) if account.refusal is not None else None,
         "root": _root(account.new_root, account) if account.new_root is not None else None,
         "ratified": _ratified(account.ratified) if account.ratified is not None else None,
         "holder": body.holder if isinstance(body, EpochClaim) and account.refusal is None else None,
+        "release": _release(account, op),
+        "gate": change.moved(step=step is not None) if change is not None else None,
+        "step": _step(step, account) if step is not None else None,
+        "moment": account.moment_ms,
+        "in_force_at": account.in_force_at_ms,
+        "activate_at": proposal.activate_at if proposal is not None else None,
+        "lead_ms": proposal.lead_ms if proposal is not None else None,
+        "acked_percent": proposal.acked_percent if proposal is not None else None,
+        "prepared_by": account.prepared_by.seq.number if account.prepared_by is not None else None,
     }
 
 
 def _type(account: Account, op: Op | None) -> EventType:
-    if op is None:
-        return _TYPES[account.kind]
-    return EventType.FLAG_CHANGED if op.target is Target.FLAG else EventType.EVALUATOR_CHANGED
+    return _TYPES[account.kind] if op is None else _CHANGES[op.target]
+
+
+def _done(account: Account) -> bool:
+    """Whether what was asked for has happened: a rejected entry changed nothing, a prepared one nothing yet."""
+    return account.kind not in (EntryKind.REJECTED, EntryKind.PREPARATION)
+
+
+def _release(account: Account, op: Op | None) -> str | None:
+    """Return the release that a line changes or rehearses; of a rejected step, the one it was about."""
+    if op is not None:
+        return str(op.key) if op.target in (Target.RELEASE, Target.DRILL) else None
+    return str(account.step.release) if account.step is not None else None
+
+
+def _step(step: Step, account: Account) -> Json:
+    allowed_by = account.allowed_by
+    return {
+        "stage": step.stage,
+        "expected_version": step.expected_version.number,
+        "allowed_by": _allowed_by(allowed_by) if allowed_by is not None else None,
+    }
+
+
+def _allowed_by(plan: Account) -> Json:
+    return {
+        "seq": plan.seq.number,
+        "proposal_id": plan.proposal.proposal_id if plan.proposal is not None else None,
+        "requester": plan.requester,
+        "approvers": plan.approvers,
+        "policy": plan.policy,
+    }
 
 
 def _initiator(account: Account) -> Json | None:
@@ -213,5 +263,6 @@ def _ratified(emergency: Account) -> Json:
         "seq": emergency.seq.number,
         "proposal_id": emergency.proposal.proposal_id,
         "title": emergency.proposal.title,
-        "flags": [{"source": op.source, "key": op.key} for op in emergency.proposal.ops],
+        "flags": [{"source": op.source, "key": op.key} for op in emergency.ops if op.target is Target.FLAG],
+        "releases": [str(op.key) for op in emergency.ops if op.target is Target.RELEASE],
     }

@@ -5,24 +5,33 @@ The verifier is flaghoist.ledger, as in every sidecar; nothing is judged here a 
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from flaghoist.authorization import verified_approval, verified_proposal
-from flaghoist.codec import APPROVAL, decode_envelope
+from flaghoist.authorization import role_asking, verified_approval, verified_proposal
+from flaghoist.barrier import InForce
+from flaghoist.codec import APPROVAL, ENTRY, decode_envelope
 from flaghoist.definition import killed_document
 from flaghoist.errors import Refused, WrongRoot
 from flaghoist.ledger import Ledger
-from flaghoist.outcomes import Applied, Dropped, Forked, Gap, Held, Link, Rejected, Void
-from flaghoist.records import Envelope, Proposal, Ratification, Release, RootKey, RootUpdate
+from flaghoist.outcomes import Applied, Dropped, Forked, Gap, Held, Link, Prepared, Rejected, Stepped, Void
+from flaghoist.records import Envelope, Op, Ratification, RootKey, RootUpdate
+from flaghoist.release_plan import CLOSED, encode_release, parse_release
 from flaghoist.root import Root
 from flaghoist.signing import digest, verified_keys
 from flaghoist.snapshot import Snapshot
-from flaghoist.values import Action, ProposalKind, Role, Seq, StateId
-from publisher.audit.account import Account, EntryKind, OpChange, Statement
+from flaghoist.values import Action, FlagKey, ProposalKind, Role, Seq, StateId, Target
+from publisher.audit.account import Account, EntryKind, OpChange, Statement, approvals_in, carried
 
 # A flood of junk must not fill the memory: only so many are kept as examples, all are counted.
 EXAMPLES_MAX: Final = 20
+
+_KINDS: Final = {
+    ProposalKind.CHANGE: EntryKind.CHANGE,
+    ProposalKind.ROLLBACK: EntryKind.ROLLBACK,
+    ProposalKind.DRILL: EntryKind.DRILL,
+    ProposalKind.EMERGENCY: EntryKind.EMERGENCY,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,11 @@ class Examination:
         self._gaps: list[tuple[int, Seq]] = []
         self._definitions: dict[StateId, bytes] = {}
         self._emergencies: dict[bytes, Account] = {}
+        # By digest of the proposal that they prepare.
+        self._preparations: dict[bytes, Account] = {}
+        # The approved entry that last changed a release; its steps follow the plan of that one.
+        self._plans: dict[FlagKey, Account] = {}
+        self._in_force = InForce(ledger.snapshot)
 
     def take(self, position: int, value: bytes) -> Account | None:
         """Verify the next record of the log; return the account of the entry that it adds to the chain, if it does."""
@@ -149,70 +163,100 @@ class Examination:
 
     def _account(self, position: int, value: bytes, link: Link, judge: Root) -> Account:
         entry, envelope = link.entry, decode_envelope(value)
-        if isinstance(link, Applied):
+        in_force_at_ms = self._in_force_at(link)
+        if isinstance(link, Applied | Stepped):
             link = link.without_state()
-        quarantined = self.ledger.quarantined_by is not None
         judges = (judge,) if self.ledger.root is judge else (judge, self.ledger.root)
-        publishers = _signers(envelope, judges, (Role.PUBLISHER,))
-        if isinstance(link, Rejected):
-            return self._rejected(position, envelope, link, judge, publishers, quarantined)
+        account = Account(
+            position, link, envelope, EntryKind.EPOCH, judge, _signers(envelope, judges, (Role.PUBLISHER,)),
+            quarantined=self.ledger.quarantined_by is not None,
+        )  # fmt: skip
+        match link:
+            case Rejected():
+                return self._rejected(account, link)
+            case Applied() | Prepared():
+                return self._proposed(account, link, judges, in_force_at_ms)
+            case Stepped(op=op):
+                return replace(
+                    account,
+                    kind=EntryKind.STEP,
+                    changes=tuple(self._changed([op])),
+                    in_force_at_ms=in_force_at_ms,
+                    allowed_by=self._plans[op.key],
+                )
+            case _:
+                pass
         body = entry.body
-        if isinstance(link, Applied) and isinstance(body, Release):
-            authorized = link.authorized
-            kind = EntryKind.EMERGENCY if _is_emergency(authorized.proposal) else EntryKind.CHANGE
-            roles = (Role.EMERGENCY if kind is EntryKind.EMERGENCY else Role.REQUESTER,)
-            account = Account(
-                position, link, envelope, kind, judge, publishers, quarantined=quarantined,
-                proposal=authorized.proposal,
-                proposal_sha256=authorized.sha256,
-                requester_key=_by(authorized.proposal.requester, _signers(body.proposal, judges, roles)),
-                approvals=_statements(body.approvals, judges),
-                changes=tuple(self._applied(authorized.proposal)),
-            )  # fmt: skip
-            if kind is EntryKind.EMERGENCY:
-                self._emergencies[authorized.sha256] = account
-            return account
         if isinstance(body, Ratification):
-            return Account(
-                position, link, envelope, EntryKind.RATIFICATION, judge, publishers, quarantined=quarantined,
+            return replace(
+                account,
+                kind=EntryKind.RATIFICATION,
                 proposal_sha256=body.proposal_sha256,
                 approvals=_statements(body.approvals, judges),
                 ratified=self._emergencies.get(body.proposal_sha256),
-            )  # fmt: skip
+            )
         if isinstance(body, RootUpdate):
             root = self.ledger.root
-            return Account(
-                position, link, envelope, EntryKind.ROOT, judge, publishers, quarantined=quarantined,
-                new_root=root,
-                root_signers=tuple(verified_keys(root.envelope, _keys(judges, (Role.ROOT,)))),
-            )  # fmt: skip
-        return Account(position, link, envelope, EntryKind.EPOCH, judge, publishers, quarantined=quarantined)
+            signers = tuple(verified_keys(root.envelope, _keys(judges, (Role.ROOT,))))
+            return replace(account, kind=EntryKind.ROOT, new_root=root, root_signers=signers)
+        return account
 
-    def _rejected(
-        self,
-        position: int,
-        envelope: Envelope,
-        link: Rejected,
-        judge: Root,
-        publishers: tuple[RootKey, ...],
-        quarantined: bool,
+    def _in_force_at(self, link: Link) -> int:
+        """Return since when what a link changed is served by who read it when it was published (Unix ms)."""
+        now_ms = link.entry.published_at
+        if isinstance(link, Rejected):
+            return now_ms  # its time is nobody's word
+        self._in_force = self._in_force.take(link, self.ledger.snapshot, now_ms=now_ms)
+        emergency = isinstance(link, Applied) and link.authorized.proposal.kind is ProposalKind.EMERGENCY
+        waits = self._in_force.coming and not emergency
+        return self._in_force.coming[-1].at_ms if waits else now_ms
+
+    def _proposed(
+        self, account: Account, link: Applied | Prepared, judges: Sequence[Root], in_force_at_ms: int
     ) -> Account:
+        """The account of an entry that carries what somebody proposed, published or only prepared."""
+        authorized, release = link.authorized, carried(link.entry)
+        assert release is not None  # noqa: S101 — the verifier made them of one
+        proposal, sha256 = authorized.proposal, authorized.sha256
+        account = replace(
+            account,
+            kind=EntryKind.PREPARATION if isinstance(link, Prepared) else _KINDS[proposal.kind],
+            proposal=proposal,
+            proposal_sha256=sha256,
+            requester_key=_by(proposal.requester, _signers(release.proposal, judges, (role_asking(proposal.kind),))),
+            approvals=_statements(release.approvals, judges),
+        )
+        if isinstance(link, Prepared):
+            self._preparations[sha256] = account
+            return account
+        account = replace(
+            account,
+            changes=tuple(self._changed(proposal.ops)),
+            in_force_at_ms=in_force_at_ms,
+            prepared_by=self._preparations.pop(sha256, None),
+        )
+        if account.kind is EntryKind.EMERGENCY:
+            self._emergencies[sha256] = account
+        self._plans |= {op.key: account for op in proposal.ops if op.target is Target.RELEASE}
+        return account
+
+    def _rejected(self, account: Account, link: Rejected) -> Account:
         """The account of an entry that changed nothing: of what it carries, only what its own signature proves."""
-        body = link.entry.body
+        judge, body, release = account.root, link.entry.body, carried(link.entry)
         proposal, requester_key, sha256 = None, None, None
-        if isinstance(body, Release):
-            sha256 = digest(body.proposal)
+        if release is not None:
+            sha256 = digest(release.proposal)
             try:
-                proposal = verified_proposal(judge, body.proposal)
+                proposal = verified_proposal(judge, release.proposal)
             except Refused:
                 pass
             else:
-                keys = verified_keys(body.proposal, _keys((judge,), (Role.REQUESTER, Role.EMERGENCY)))
+                keys = verified_keys(release.proposal, _keys((judge,), (Role.REQUESTER, Role.EMERGENCY)))
                 requester_key = _by(proposal.requester, keys)
         elif isinstance(body, Ratification):
             sha256 = body.proposal_sha256
         statements = []
-        for one in body.approvals if isinstance(body, Release | Ratification) else ():
+        for one in approvals_in(link.entry):
             try:
                 approval = verified_approval(judge, one)
             except Refused:
@@ -222,27 +266,33 @@ class Examination:
             keys = verified_keys(one, _keys((judge,), (Role.APPROVER,)))
             if (key := _by(approval.approver, keys)) is not None:
                 statements.append(Statement(approval, key, one))
-        return Account(
-            position, link, envelope, EntryKind.REJECTED, judge, publishers, quarantined=quarantined,
+        return replace(
+            account,
+            kind=EntryKind.REJECTED,
             proposal=proposal,
             proposal_sha256=sha256,
             requester_key=requester_key,
             approvals=tuple(statements),
             refusal=link.refusal,
-        )  # fmt: skip
+        )
 
-    def _applied(self, proposal: Proposal) -> Iterable[OpChange]:
-        for op in proposal.ops:
+    def _changed(self, ops: Sequence[Op]) -> Iterable[OpChange]:
+        for op in ops:
             before = self._definitions.get(op.state_id)
             after = op.definition
             if op.action is Action.KILL:
                 assert before is not None  # noqa: S101 — the fold refuses to kill what is not there
-                after = killed_document(before)
+                after = killed_document(before) if op.target is Target.FLAG else _closed(before)
             if after is None:
                 self._definitions.pop(op.state_id, None)
             else:
                 self._definitions[op.state_id] = after
             yield OpChange(op, before, after)
+
+
+def _closed(document: bytes) -> bytes:
+    """Return the definition that says what a kill makes of the release in this one."""
+    return encode_release(replace(parse_release(document), gate=CLOSED))
 
 
 def _fork(position: int, fork: Forked) -> Break:
@@ -252,16 +302,10 @@ def _fork(position: int, fork: Forked) -> Break:
             position, fork.seq, "the publisher's key signed two entries for one place", fork.ours.hex(),
             digest(theirs).hex(),
         )  # fmt: skip
-    from flaghoist.codec import ENTRY
-
     return Break(
         position, fork.seq, "an entry of another history", f"prev_hash {fork.ours.hex()}",
         f"prev_hash {ENTRY.decode(theirs.payload).prev_hash.hex()}",
     )  # fmt: skip
-
-
-def _is_emergency(proposal: Proposal) -> bool:
-    return proposal.kind is ProposalKind.EMERGENCY
 
 
 def _keys(roots: Sequence[Root], roles: Sequence[Role]) -> list[RootKey]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from flaghoist import sshsig
-from flaghoist.records import Envelope, Release, RootKey, RootUpdate
+from flaghoist.records import Envelope, RootKey, RootUpdate
 from flaghoist.root import Root
 from flaghoist.signing import pae, verifies
 from flaghoist.values import Algorithm, KeyId
@@ -44,8 +44,8 @@ def signatures(account: Account) -> Iterator[CheckedSignature]:
     inside: list[tuple[str, Envelope]] = [("entry", account.envelope)]
     if isinstance(body, RootUpdate):
         inside.append(("root", body.root))
-    if isinstance(body, Release):
-        inside.append(("proposal", body.proposal))
+    if account.release is not None:
+        inside.append(("proposal", account.release.proposal))
     inside += [(f"approval-{number}", envelope) for number, envelope in enumerate(account.approval_envelopes, 1)]
     for record, envelope in inside:
         message = pae(envelope.payload_type, envelope.payload)

@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from difflib import unified_diff
 from typing import Any, Final
 
-from publisher.audit.account import OpChange
+from flaghoist.values import Target
+from publisher.audit.account import OpChange, moved_in_words
 
 # A value longer than this is not worth a line of words; the diff has it whole.
 SHOWN_CHARS_MAX: Final = 60
 # What people compare value by value; everything else (a rule, say) is told as changed, and the diff says how.
-_OPENED: Final = frozenset({"flag", "variants", "metadata", "governance"})
+_OPENED: Final = frozenset({"flag", "variants", "metadata", "governance", "release", "gate", "drill"})
+# Everything of a definition stands under one of these: the word says nothing.
+_OUTERMOST: Final = frozenset({"flag", "release", "drill"})
 _ABSENT: Final = object()
 
 
@@ -33,6 +36,16 @@ def words(before: bytes | None, after: bytes | None) -> list[str]:
     said: list[str] = []
     _compare(json.loads(before), json.loads(after), (), said)
     return said or ["the same definition again"]
+
+
+def change_words(target: Target, before: bytes | None, after: bytes | None, *, step: bool = False) -> list[str]:
+    """Return what differs between two definitions: of a release, what became of its gate, then field by field.
+
+    Args:
+        step: the publisher took the release to its next stage, as its plan says.
+    """
+    said = moved_in_words(target, before, after, step=step)
+    return ([said] if said is not None else []) + words(before, after)
 
 
 def headline(change: OpChange) -> str:
@@ -71,8 +84,7 @@ def _compare(before: Any, after: Any, path: tuple[str, ...], said: list[str]) ->
 
 
 def _named(path: tuple[str, ...]) -> str:
-    # Everything of a flag stands under "flag": the word says nothing.
-    return ".".join(path[1:] if path[0] == "flag" and len(path) > 1 else path)
+    return ".".join(path[1:] if path[0] in _OUTERMOST and len(path) > 1 else path)
 
 
 def _told(old: object, new: object) -> str:

@@ -1,10 +1,12 @@
-"""`flaghoist audit blame`: who last changed each line of a flag's definition."""
+"""`flaghoist audit blame`: who last changed each line of the definition of a flag, a shared rule or a release."""
 
 from typing import Final
 
 import click
 
 from flaghoist.errors import UnknownFlag
+from flaghoist.release_plan import GATE_PREFIX
+from flaghoist.snapshot import SHARED
 from flaghoist.values import FlagKey, Source, StateId, Target
 from publisher.audit.account import Account
 from publisher.audit.blame import BlamedLine, Past, blame, history
@@ -21,21 +23,27 @@ PEOPLE_CHARS_MAX: Final = 48
 @click.command("blame")
 @click.argument("key", metavar="FLAG")
 @click.option("--evaluator", is_flag=True, help="Blame the shared rule of that name, not a flag.")
+@click.option("--release", is_flag=True, help="Blame the release of that name, not a flag.")
 @click.option("--deleted", is_flag=True, help="Also a deleted one: its last definition.")
 @operation(ledger=True)
-def blame_flag(work: Workspace, key: str, evaluator: bool, deleted: bool) -> Exit:
+def blame_flag(work: Workspace, key: str, evaluator: bool, release: bool, deleted: bool) -> Exit:
     """Show for each line of a definition which entry set it last: its seq, when, who asked and who approved.
 
     FLAG is KEY or SOURCE#KEY. Lines are told apart by the path of their field, so that one that moved keeps its blame.
+    What a publisher's step set is blamed on the step, with the people whose plan it followed.
 
     \b
     Examples:
       flaghoist audit blame newCheckout
       flaghoist audit blame shop.json#oldCheckout --deleted
-      flaghoist audit blame release.checkout-v2 --evaluator
+      flaghoist audit blame eu-users --evaluator
+      flaghoist audit blame checkout-v2 --release
     """
+    if evaluator and release:
+        raise click.UsageError("want --evaluator or --release, got both")
+    target = Target.EVALUATOR if evaluator else Target.RELEASE if release else Target.FLAG
     examined = examine(work)
-    state_id = _named(examined, key, Target.EVALUATOR if evaluator else Target.FLAG, deleted=deleted)
+    state_id = _named(examined, key, target, deleted=deleted)
     pasts = history(examined.accounts, state_id)
     lines = blame(pasts)
     last = pasts[-1]
@@ -74,17 +82,24 @@ def _named(examined: Examined, text: str, target: Target, *, deleted: bool) -> S
     if not found:
         found = fitting
     if not found:
-        raise UnknownFlag(f"no {target.lower()} {text}, at no time{_alike(name, target, known)}")
+        raise UnknownFlag(
+            f"no {target.lower()} {text}, at no time{_alike(name, target, known)}", hint=_hint(name, known)
+        )
     if len(found) > 1:
         raise UnknownFlag(f"{text}: want one, got {', '.join(map(str, found))}", hint="name one as SOURCE#KEY")
     return found[0]
 
 
 def _in_force(examined: Examined, state_id: StateId) -> bool:
-    snapshot = examined.examination.snapshot
-    if state_id.target is Target.FLAG:
-        return snapshot.flag(state_id.source, state_id.key) is not None
-    return snapshot.evaluator(state_id.source, state_id.key) is not None
+    return examined.examination.snapshot.has(state_id)
+
+
+def _hint(name: str, known: dict[StateId, None]) -> str:
+    """Return how to blame what has the name that was given: a gate is made of its release."""
+    release = name.removeprefix(GATE_PREFIX)
+    if release != name and StateId(Target.RELEASE, SHARED, FlagKey(release)) in known:
+        return f"its gate is made of the release: `flaghoist audit blame {release} --release`"
+    return UnknownFlag.hint
 
 
 def _alike(name: str, target: Target, known: dict[StateId, None]) -> str:
@@ -106,6 +121,7 @@ def _fields(one: BlamedLine) -> dict[str, object]:
         "requester": account.requester,
         "approvers": account.approvers,
         "title": account.title,
+        "allowed_by": account.allowed_by.seq.number if account.allowed_by is not None else None,
     }
 
 
@@ -124,6 +140,7 @@ def _table(lines: list[BlamedLine]) -> list[str]:
 
 def _people(past: Past) -> str:
     account: Account = past.account
-    approvers = f" ({', '.join(account.approvers)})" if account.approvers else ""
-    text = f"{account.requester}{approvers}"
+    plan = account.allowed_by or account
+    approvers = f" ({', '.join(plan.approvers)})" if plan.approvers else ""
+    text = f"{plan.requester}{approvers}"
     return text if len(text) <= PEOPLE_CHARS_MAX else f"{text[: PEOPLE_CHARS_MAX - 1]}…"

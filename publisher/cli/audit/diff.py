@@ -6,10 +6,10 @@ import click
 
 from flaghoist.values import Seq
 from publisher.audit.difference import Delta, difference
-from publisher.audit.wording import canonical, diff, words
+from publisher.audit.wording import canonical, diff
 from publisher.cli.audit.examined import Examined, conclude, examine
 from publisher.cli.audit.fields import line
-from publisher.cli.desk import Exit
+from publisher.cli.desk import Exit, inline
 from publisher.cli.workspace import Workspace, operation
 
 _SPAN = re.compile(r"([0-9]{0,18})(\.\.)?([0-9]{0,18})\Z")
@@ -20,7 +20,7 @@ _SPAN = re.compile(r"([0-9]{0,18})(\.\.)?([0-9]{0,18})\Z")
 @click.option("--words", "only_words", is_flag=True, help="Without the diffs of JSON.")
 @operation(ledger=True)
 def diff_states(work: Workspace, span: str, only_words: bool) -> Exit:
-    """Show which flags and evaluators differ between the states at two seqs.
+    """Show which flags, evaluators and releases differ between the states at two seqs.
 
     SEQ.. ends at the newest entry, ..SEQ begins before the first, and SEQ alone is what this one entry changed. What
     was changed and changed back does not differ. With the newer seq first it is told backwards.
@@ -66,7 +66,7 @@ def _fields(delta: Delta) -> dict[str, object]:
         "source": delta.state_id.source,
         "key": delta.state_id.key,
         "change": delta.verb,
-        "words": words(delta.before, delta.after),
+        "words": delta.words(),
         "before": canonical(delta.before),
         "after": canonical(delta.after),
         "seqs": [seq.number for seq in delta.seqs],
@@ -76,7 +76,7 @@ def _fields(delta: Delta) -> dict[str, object]:
 def _lines(examined: Examined, delta: Delta, old: Seq, new: Seq, *, only_words: bool) -> list[str]:
     name = str(delta.state_id)
     said = [f"{delta.verb} {name}"]
-    said += [f"    {word}" for word in words(delta.before, delta.after)]
+    said += [f"    {inline(word)}" for word in delta.words()]
     said += [f"    by {line(examined.account_at(seq))}" for seq in delta.seqs]
     if not only_words:
         shown = diff(delta.before, delta.after, old=f"{name} (seq {old})", new=f"{name} (seq {new})")

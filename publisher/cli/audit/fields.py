@@ -2,8 +2,8 @@
 
 from flaghoist.records import EpochClaim, RootKey
 from flaghoist.values import Seq
-from publisher.audit.account import Account, OpChange, releases_of
-from publisher.audit.wording import canonical, words
+from publisher.audit.account import Account, OpChange
+from publisher.audit.wording import canonical, change_words
 from publisher.cli.audit.instant import told
 from publisher.cli.desk import inline
 
@@ -29,6 +29,11 @@ def entry_fields(account: Account) -> dict[str, object]:
         "proposal": proposal.proposal_id if proposal is not None else None,
         "proposal_sha256": account.proposal_sha256.hex() if account.proposal_sha256 is not None else None,
         "ratifies": account.ratified.seq.number if account.ratified is not None else None,
+        "releases": account.releases,
+        "gate": account.moves,
+        "in_force_at": account.in_force_at_ms,
+        "allowed_by": account.allowed_by.seq.number if account.allowed_by is not None else None,
+        "prepared_by": account.prepared_by.seq.number if account.prepared_by is not None else None,
         "ops": [
             {"action": op.action, "target": op.target, "source": op.source, "key": op.key,
              "definition": canonical(op.definition)}
@@ -38,8 +43,8 @@ def entry_fields(account: Account) -> dict[str, object]:
     }  # fmt: skip
 
 
-def change_fields(change: OpChange) -> dict[str, object]:
-    """Return what one op did."""
+def change_fields(change: OpChange, *, step: bool = False) -> dict[str, object]:
+    """Return what one op did, or the step of a release."""
     op = change.op
     return {
         "action": op.action,
@@ -48,8 +53,8 @@ def change_fields(change: OpChange) -> dict[str, object]:
         "key": op.key,
         "expected_version": op.expected_version.number,
         "verb": change.verb,
-        "words": words(change.before, change.after),
-        "releases": releases_of(op, change.before, change.after),
+        "words": change_words(op.target, change.before, change.after, step=step),
+        "releases": change.releases,
         "before": canonical(change.before),
         "after": canonical(change.after),
     }
@@ -61,7 +66,7 @@ def root_signers(account: Account) -> list[str]:
 
 
 def people(account: Account) -> str:
-    """Return who did it: `requested by ada@example.org, approved by grace@example.org`."""
+    """Return who did it: `requested by ada@example.org, approved by grace@example.org`; of a step, who planned it."""
     said = []
     if account.requester is not None:
         said.append(f"requested by {account.requester}")
@@ -71,6 +76,8 @@ def people(account: Account) -> str:
         said.append(f"signed by {', '.join(root_signers(account))}")
     if not said and isinstance(account.entry.body, EpochClaim):
         said.append(f"claimed by {inline(account.entry.body.holder)}")
+    if account.allowed_by is not None:
+        said.append(f"as seq {account.allowed_by.seq} planned, {people(account.allowed_by)}")
     return ", ".join(said)
 
 

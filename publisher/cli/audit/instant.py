@@ -89,6 +89,12 @@ def _ms(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 
+def exactly(at_ms: int) -> str:
+    """Return Unix milliseconds as people read them, to the millisecond: of moments a second says too little."""
+    second = told(at_ms)
+    return f"{second.removesuffix('Z')}.{at_ms % 1000:03d}Z" if second.endswith("Z") else second
+
+
 def told(at_ms: int) -> str:
     """Return Unix milliseconds as people read them, UTC; a time past the year 9999 as a number."""
     try:

@@ -7,7 +7,7 @@ import click
 
 from flaghoist.records import Op
 from flaghoist.values import Target
-from publisher.audit.account import Account, EntryKind, releases_of
+from publisher.audit.account import Account, EntryKind
 from publisher.cli.audit.examined import conclude, examine
 from publisher.cli.audit.fields import entry_fields, root_signers
 from publisher.cli.audit.instant import Instant, InstantType, told
@@ -20,7 +20,11 @@ Test = Callable[[Account], bool]
 @click.command("log")
 @click.option("--flag", "flags", multiple=True, metavar="KEY|GLOB",
               help="Entries that change it: KEY, SOURCE#KEY, 'pay.*'. May be given several times.")  # fmt: skip
-@click.option("--release", metavar="ID", help="Entries of a release: its gate, and flags that refer to it.")
+@click.option(
+    "--release",
+    metavar="ID",
+    help="Entries of a release: its plan, gate, steps and drills, and flags that refer to it.",
+)
 @click.option("--person", metavar="PERSON|GLOB", help="Entries that somebody asked for, approved, or signed (a root).")
 @click.option("--since", type=InstantType(), metavar="TIME", help="Published then or later: 2026-11-22, 7d.")
 @click.option("--until", type=InstantType(), metavar="TIME", help="Published then or before; a day counts whole.")
@@ -61,7 +65,7 @@ def log_entries(
     if flags:
         tests.append(lambda account: any(_names(op, flag) for op in account.concerned for flag in flags))
     if release is not None:
-        tests.append(lambda account: release in _releases(account))
+        tests.append(lambda account: release in account.releases)
     if person is not None:
         tests.append(lambda account: any(fnmatchcase(name, person) for name in account.people()))
     if since is not None:
@@ -81,8 +85,8 @@ def log_entries(
                 account.kind,
                 account.requester or "",
                 ", ".join([*account.approvers, *root_signers(account)]),
-                account.policy or "",
-                account.title,
+                _allowed(account),
+                _title(account),
             )
             for account in found
         ],
@@ -108,9 +112,14 @@ def _names(op: Op, pattern: str) -> bool:
     return fnmatchcase(f"{op.source}#{op.key}" if "#" in pattern else op.key, pattern)
 
 
-def _releases(account: Account) -> set[str]:
-    if account.changes:
-        return {name for change in account.changes for name in releases_of(change.op, change.before, change.after)}
-    if account.ratified is not None:
-        return _releases(account.ratified)
-    return {name for op in account.ops for name in releases_of(op, None, op.definition)}
+def _allowed(account: Account) -> str:
+    """Return the rule that allowed it; of a step, the entry whose plan it follows."""
+    if account.allowed_by is not None:
+        return f"plan of seq {account.allowed_by.seq}"
+    return account.policy or ""
+
+
+def _title(account: Account) -> str:
+    """Return its title, and what became of the releases that it changed."""
+    moves = [] if account.step is not None else account.moves  # a step's title says it
+    return f"{account.title} ({'; '.join(moves)})" if moves else account.title

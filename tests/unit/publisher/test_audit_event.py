@@ -148,6 +148,79 @@ def test_a_rejected_entry_says_why_and_gives_no_claim_for_a_fact(accounts):
     for name in ("initiator", "title", "reason", "ticket", "policy", "before", "after"):
         assert by_nobody[name] is None
     assert by_nobody["asked"] == []
+    assert (by_herself["releases"], by_nobody["releases"]) == ([], [])
+
+
+def test_a_step_says_which_stage_and_which_approved_entry_allowed_it(accounts):
+    (event,) = of(accounts, audit_story.STEPPED)
+    assert (event["type"], event["kind"], event["release"]) == (EventType.RELEASE_CHANGED, "step", "spring")
+    assert event["step"]["stage"] == 0
+    assert event["step"]["expected_version"] == audit_story.WALKED
+    planned = of(accounts, audit_story.WALKED)[0]
+    assert event["step"]["allowed_by"] == {
+        "seq": audit_story.WALKED, "proposal_id": planned["proposal_id"], "requester": "ada@example.org",
+        "approvers": ["grace@example.org"], "policy": "approvals>=1",
+    }  # fmt: skip
+    assert (event["initiator"], event["approvals"], event["policy"]) == (None, [], None)
+    assert event["before"]["release"]["gate"] == {"audience": False, "share": 0, "walk": "on"}
+    assert event["after"]["release"]["gate"] == {"audience": True, "share": 0, "walk": "on"}
+    (early,) = of(accounts, audit_story.TOO_EARLY)
+    assert (early["refusal"]["code"], early["release"], early["releases"]) == ("not_yet", "spring", ["spring"])
+    assert early["step"] == {"stage": 1, "expected_version": audit_story.STEPPED, "allowed_by": None}
+
+
+def test_moments_tell_what_was_asked_for_and_since_when_it_is_served(accounts):
+    (prepared,), (event,) = of(accounts, audit_story.PREPARED), of(accounts, audit_story.HOISTED)
+    assert (event["lead_ms"], event["acked_percent"], event["prepared_by"]) == (2000, 95, audit_story.PREPARED)
+    assert event["moment"] == event["in_force_at"] == event["published_at"] + 2000
+    assert (prepared["moment"], prepared["in_force_at"], prepared["type"]) == (None, None, EventType.RELEASE_PREPARED)
+    assert prepared["asked"] == [{"target": "RELEASE", "source": "", "key": "spring", "action": "PUT"}]
+    assert (prepared["releases"], prepared["policy"]) == (["spring"], "approvals>=1")
+    (killed,) = of(accounts, audit_story.CLOSED_AT_ONCE)
+    assert (killed["moment"], killed["in_force_at"]) == (None, killed["published_at"])
+    assert killed["in_force_at"] < of(accounts, audit_story.AWAITED)[0]["in_force_at"]
+
+
+def test_a_drill_has_its_result_and_nobodys_approval(accounts):
+    (event,) = of(accounts, audit_story.MEASURED)
+    assert (event["type"], event["kind"], event["policy"]) == (EventType.RELEASE_DRILLED, "drill", "drill")
+    assert (event["release"], event["approvals"]) == ("spring", [])
+    assert event["after"]["drill"]["result"] == {"instances": 3, "reached": 3, "last_ms": 41}
+
+
+def test_a_ratification_names_the_release_that_was_closed(accounts):
+    (event,) = of(accounts, audit_story.STOOD_BEHIND)
+    assert (event["ratified"]["flags"], event["ratified"]["releases"]) == ([], ["spring"])
+    assert event["releases"] == ["spring"]
+    (flags,) = of(accounts, audit_story.RATIFIED)
+    assert flags["ratified"]["releases"] == []
+
+
+@pytest.mark.parametrize(
+    ("seq", "spoilt"),
+    [
+        (audit_story.STEPPED, {"step": None}),
+        (audit_story.STEPPED, {"policy": "approvals>=1"}),
+        (audit_story.STEPPED, {"kind": "change"}),
+        (audit_story.STEPPED, {"gate": None}),
+        (audit_story.HOISTED, {"kind": "step"}),
+        (audit_story.HOISTED, {"in_force_at": None}),
+        (audit_story.HOISTED, {"release": None}),
+        (audit_story.HOISTED, {"target": "FLAG"}),
+        (audit_story.PREPARED, {"in_force_at": 1}),
+        (audit_story.PREPARED, {"asked": []}),
+        (audit_story.PREPARED, {"acked_percent": None}),
+        (audit_story.MEASURED, {"kind": "step"}),
+        (audit_story.MEASURED, {"policy": None}),
+    ],
+    ids=str,
+)
+def test_the_schema_refuses_a_release_that_lacks_or_bends_a_fact(seq, spoilt, accounts, tmp_path):
+    file = tmp_path / "line.json"
+    file.write_bytes(json_line(of(accounts, seq)[0]))
+    assert checked("audit-event.v1.json", file).returncode == 0
+    file.write_bytes(json_line(of(accounts, seq)[0] | spoilt))
+    assert checked("audit-event.v1.json", file).returncode == 1
 
 
 def test_ids_are_unique_and_sequences_sort_as_the_ledger_does(lines):
@@ -156,6 +229,9 @@ def test_ids_are_unique_and_sequences_sort_as_the_ledger_does(lines):
     assert [one["sequence"] for one in wrapped] == sorted(one["sequence"] for one in wrapped)
     assert wrapped[1]["id"] == "staging/2/0"
     assert wrapped[2]["subject"] == "shop.json#colour"
+    subjects = {(one["data"]["seq"], one["data"]["op"]): one["subject"] for one in wrapped}
+    assert subjects[audit_story.STEPPED, 0] == subjects[audit_story.DRILLED, 0] == "release spring"
+    assert subjects[audit_story.PREPARED, 0].startswith("proposal ")
 
 
 def test_a_line_is_ascii_and_one_line_whatever_a_title_says(accounts):

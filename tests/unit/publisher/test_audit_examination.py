@@ -7,15 +7,16 @@ import pytest
 from flaghoist.codec import decode_envelope
 from flaghoist.definition import parse_flag
 from flaghoist.ledger import Ledger
-from flaghoist.outcomes import Applied
+from flaghoist.outcomes import Applied, Stepped
 from flaghoist.records import EpochClaim, Release
+from flaghoist.release_plan import SHARE_MAX, Gate, Stage, Walk, parse_release
 from flaghoist.signing import countersign, digest
 from flaghoist.values import Decision, LogId, Seq
 from publisher.audit.account import EntryKind
 from publisher.audit.examination import EXAMPLES_MAX, Examination
 from tests import audit_story
-from tests.audit_story import examined, told
-from tests.forge import ADA, GRACE, LINUS, Forge, Key, boolean_flag
+from tests.audit_story import change, examined, told
+from tests.forge import ADA, GRACE, LINUS, Forge, Key, boolean_flag, gated_flag, release_plan
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,9 @@ def test_every_entry_of_the_chain_has_an_account_of_its_kind(accounts):
     assert [account.kind for account in accounts] == [
         EntryKind.ROOT, *[EntryKind.CHANGE] * 6, EntryKind.EMERGENCY, EntryKind.RATIFICATION, EntryKind.REJECTED,
         EntryKind.REJECTED, EntryKind.EPOCH, EntryKind.ROOT, EntryKind.CHANGE,
+        EntryKind.CHANGE, EntryKind.CHANGE, EntryKind.STEP, EntryKind.REJECTED, EntryKind.STEP, EntryKind.REJECTED,
+        EntryKind.PREPARATION, EntryKind.CHANGE, EntryKind.CHANGE, EntryKind.REJECTED, EntryKind.ROLLBACK,
+        *[EntryKind.DRILL] * 3, EntryKind.CHANGE, EntryKind.EMERGENCY, EntryKind.RATIFICATION,
     ]  # fmt: skip
 
 
@@ -138,8 +142,8 @@ def test_accounts_agree_with_the_sidecars_state_at_every_entry(story):
     documents = {}
     for position, data in enumerate(story.records):
         one = examination.take(position, data)
-        for change in one.changes:
-            documents[change.op.state_id] = change.after
+        for done in one.changes:
+            documents[done.op.state_id] = done.after
         served = {(flag.source, flag.key): flag.definition for flag in examination.snapshot.flags()}
         told_of = {
             (state_id.source, state_id.key): parse_flag(document)
@@ -147,10 +151,93 @@ def test_accounts_agree_with_the_sidecars_state_at_every_entry(story):
             if state_id.target == "FLAG" and document is not None
         }
         assert told_of == served, one.seq
+        plans = {
+            state_id.key: parse_release(document)
+            for state_id, document in documents.items()
+            if state_id.target == "RELEASE" and document is not None
+        }
+        assert plans == {key: state.plan for key, state in examination.snapshot.releases.items()}, one.seq
 
 
 def test_accounts_keep_no_snapshots(accounts):
-    assert not any(list(one.link.snapshot.flags()) for one in accounts if isinstance(one.link, Applied))
+    assert not any(list(one.link.snapshot.flags()) for one in accounts if isinstance(one.link, Applied | Stepped))
+
+
+def test_a_step_names_the_approved_entry_whose_plan_it_follows(accounts):
+    for seq, stage in ((audit_story.STEPPED, 0), (audit_story.STEPPED_ON, 1)):
+        one = account(accounts, seq)
+        assert one.allowed_by is account(accounts, audit_story.WALKED)
+        assert (one.allowed_by.requester, one.allowed_by.approvers) == (ADA, [GRACE])
+        assert (one.requester, one.approvers, one.policy, list(one.people())) == (None, [], None, [])
+        assert (one.step.release, one.step.stage, one.releases) == ("spring", stage, ["spring"])
+    assert account(accounts, audit_story.TOO_EARLY).allowed_by is None
+
+
+def test_a_step_follows_the_newest_approved_plan_and_not_the_step_before_it():
+    forge = Forge()
+    forge.genesis()
+    stages = (Stage("1%", False, 1000, 0), Stage("10%", False, 10_000, 0), Stage("all", False, SHARE_MAX, 0))
+    plan = release_plan("cart", stages=stages, gate=Gate(walk=Walk.ON))
+    change(forge, forge.release_op("sale", plan), forge.op("cart", gated_flag("sale")), title="a walked sale")
+    audit_story.step(forge, 0, of="sale")
+    change(forge, forge.hoist("sale", share=5000), title="a little more, still walked", by=GRACE, approved_by=(LINUS,))
+    audit_story.step(forge, 1, of="sale")
+    audit_story.step(forge, 2, of="sale")
+    told_by = [one.allowed_by.seq.number for one in examined(forge)[1] if one.kind is EntryKind.STEP]
+    assert told_by == [2, 4, 4]
+
+
+def test_what_became_of_a_release_is_put_into_words(accounts):
+    said = {one.seq.number: one.moves for one in accounts if one.moves}
+    assert said == {
+        audit_story.CREATED: ["created, closed"],
+        audit_story.WALKED: ["walks through its stages at closed"],
+        audit_story.STEPPED: ["closed → audience (stage 1 of 3: inside, as planned)"],
+        audit_story.STEPPED_ON: ["audience → audience and 10 % (stage 2 of 3, as planned)"],
+        audit_story.HOISTED: ["audience and 10 % → audience and 50 %; paused"],
+        audit_story.REVERTED: ["audience and 50 % → closed; keeps mail.spring"],
+        audit_story.DRILLED: ["drill begun: its shadow gate is open"],
+        audit_story.LOWERED: ["drill: its shadow gate is closed"],
+        audit_story.MEASURED: ["drill measured"],
+        audit_story.AWAITED: ["closed → 100 %"],
+        audit_story.CLOSED_AT_ONCE: ["100 % → closed; walk ended"],
+    }
+
+
+def test_a_prepared_release_names_its_preparation_which_changed_nothing(accounts):
+    prepared, published = account(accounts, audit_story.PREPARED), account(accounts, audit_story.HOISTED)
+    assert published.prepared_by is prepared
+    assert (prepared.changes, prepared.in_force_at_ms, prepared.policy) == ((), None, "approvals>=1")
+    assert prepared.proposal == published.proposal
+    assert account(accounts, audit_story.UNPREPARED).prepared_by is None
+
+
+def test_an_entry_takes_effect_at_its_moment_and_none_after_it_before_but_an_emergency(accounts):
+    def waits(seq):
+        one = account(accounts, seq)
+        return one.in_force_at_ms - one.entry.published_at
+
+    for seq in (audit_story.STEPPED, audit_story.STEPPED_ON, audit_story.HOISTED, audit_story.AWAITED):
+        assert waits(seq) == audit_story.LEAD_MS
+    assert [waits(seq) for seq in (audit_story.CREATED, audit_story.REVERTED, audit_story.CLOSED_AT_ONCE)] == [0, 0, 0]
+    forge = Forge()
+    forge.genesis()
+    forge.append(Release(first := forge.proposal(forge.op("a", boolean_flag()), lead_ms=2000),
+                         (forge.approval(first),), "approvals>=1"))  # fmt: skip
+    forge.now_ms += 500
+    forge.put("b")
+    forge.now_ms += 1500
+    forge.put("c")
+    taken = [(one.in_force_at_ms or 0) - one.entry.published_at for one in examined(forge)[1][1:]]
+    assert taken == [2000, 1500, 0]
+
+
+def test_a_killed_release_is_told_as_its_plan_with_a_closed_gate(accounts):
+    (change,) = account(accounts, audit_story.CLOSED_AT_ONCE).changes
+    before, after = parse_release(change.before), parse_release(change.after)
+    assert (before.gate.share, after.gate) == (SHARE_MAX, Gate())
+    assert replace(after, gate=before.gate) == before
+    assert account(accounts, audit_story.STOOD_BEHIND).ratified is account(accounts, audit_story.CLOSED_AT_ONCE)
 
 
 def test_a_missing_entry_is_a_break_at_the_first_record_after_it(story):

@@ -7,16 +7,19 @@ import pytest
 
 from flaghoist.evaluation import Answer
 from flaghoist.ledger import Ledger
+from flaghoist.records import Release, Step
+from flaghoist.release_plan import LEAD_MS_MAX, SHARE_MAX, Gate, Stage, Walk
 from flaghoist.sshsig import signed_bytes
-from flaghoist.values import Algorithm, Seq
+from flaghoist.values import Algorithm, FlagKey, Seq
 from publisher.audit.difference import difference
 from publisher.audit.examination import Examination
+from publisher.audit.serving import Servings
 from publisher.audit.signatures import evidence, signatures
 from publisher.audit.travel import Traveller
 from publisher.audit.wording import diff, words
 from tests import audit_story
 from tests.audit_story import change, examined, told
-from tests.forge import ADA, GRACE, Forge, Key, boolean_flag
+from tests.forge import ADA, GRACE, Forge, Key, boolean_flag, gated_flag, release_plan
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +59,12 @@ def test_differences_from_the_beginning_are_the_whole_state(story, accounts):
     assert {(d.state_id.source, d.state_id.key) for d in deltas if d.state_id.target == "FLAG"} == served
 
 
-@pytest.mark.parametrize("middle", range(15))
+@pytest.mark.parametrize("middle", range(audit_story.LAST + 1))
 def test_differences_add_up(accounts, middle):
     """What differs from 0 to the end is what differs to any seq and from there on, taken together."""
-    whole = {d.state_id: d.after for d in difference(accounts, Seq(0), Seq(14))}
-    first = {d.state_id: d.after for d in difference(accounts, Seq(0), Seq(min(middle, 14)))}
-    second = {d.state_id: d.after for d in difference(accounts, Seq(min(middle, 14)), Seq(14))}
+    whole = {d.state_id: d.after for d in difference(accounts, Seq(0), Seq(audit_story.LAST))}
+    first = {d.state_id: d.after for d in difference(accounts, Seq(0), Seq(middle))}
+    second = {d.state_id: d.after for d in difference(accounts, Seq(middle), Seq(audit_story.LAST))}
     together = {state_id: after for state_id, after in {**first, **second}.items() if after is not None}
     assert {k: v for k, v in whole.items() if v is not None} == together
 
@@ -80,7 +83,7 @@ def test_the_order_of_keys_is_no_difference():
 # --- answers ---
 
 
-def travelled(story, key="checkout", source=None, first=0, last=14, **context):
+def travelled(story, key="checkout", source=None, first=0, last=audit_story.LAST, **context):
     traveller = Traveller(key, source, context, Seq(first), Seq(last))
     examination = Examination(Ledger(story.first_root))
     for position, data in enumerate(story.records):
@@ -138,6 +141,84 @@ def test_rules_see_the_time_of_the_entry_or_the_time_that_is_asked_for():
     assert [(given.seq.number, given.answer.value) for given in fixed.given] == [(2, True)]
 
 
+# --- what was served ---
+
+
+def served(forge):
+    """Each state that was served: the entry that brought it, the seq that sidecars told, and since when."""
+    examination, servings, found = Examination(Ledger(forge.first_root)), Servings(), []
+    for position, data in enumerate(forge.records):
+        account = examination.take(position, data)
+        if account.refusal is None:
+            found += servings.take(account, examination.snapshot)
+    found += servings.until(2**53)
+    return found
+
+
+def lead(forge, *ops, **more):
+    proposal = forge.proposal(*ops, **more)
+    forge.append(Release(proposal, (forge.approval(proposal),), "approvals>=1"))
+
+
+def test_every_state_is_served_once_in_the_order_of_seqs_and_none_before_its_moment(story, accounts):
+    whole = served(story)
+    assert [one.from_ms for one in whole] == sorted(one.from_ms for one in whole)
+    calm = [one for one in whole if one.account.seq.number < audit_story.AWAITED]
+    assert [one.account.seq for one in calm] == [
+        one.seq for one in accounts if one.refusal is None and one.seq.number < audit_story.AWAITED
+    ]
+    for one in calm:
+        assert one.snapshot.seq == one.account.seq
+        if one.account.in_force_at_ms is not None:
+            assert one.from_ms == one.account.in_force_at_ms
+
+
+def test_a_kill_is_served_before_what_waits_and_is_in_all_that_comes_after_it(story):
+    last = [
+        (one.account.seq.number, one.snapshot.seq.number, one.snapshot.releases["spring"].plan.gate.closed)
+        for one in served(story)
+        if one.account.seq.number >= audit_story.MEASURED
+    ]
+    assert last == [
+        (audit_story.MEASURED, audit_story.MEASURED, True),
+        (audit_story.CLOSED_AT_ONCE, audit_story.MEASURED, True),
+        (audit_story.AWAITED, audit_story.AWAITED, True),
+        (audit_story.CLOSED_AT_ONCE, audit_story.CLOSED_AT_ONCE, True),
+        (audit_story.STOOD_BEHIND, audit_story.STOOD_BEHIND, True),
+    ]
+
+
+def test_of_two_entries_that_take_effect_at_one_moment_the_one_that_changed_an_answer_is_named():
+    forge = Forge()
+    forge.genesis()
+    forge.put("flag", boolean_flag("off"))
+    lead(forge, forge.op("flag", boolean_flag("on")), lead_ms=2000)
+    forge.put("other")
+    forge.now_ms += 10_000
+    traveller = Traveller("flag", None, {}, Seq(0), Seq(9))
+    for one in served(forge):
+        traveller.watch(one.account, one.snapshot, from_ms=one.from_ms)
+    found = [(given.seq.number, given.from_ms - forge.now_ms, given.error_code) for given in traveller.given]
+    assert found == [(1, -10_000, "FLAG_NOT_FOUND"), (2, -10_000, None), (3, -8000, None)]
+
+
+def test_a_step_that_a_publisher_dated_ahead_holds_later_entries_up_for_as_long_as_it_may_and_no_longer():
+    forge = Forge()
+    forge.genesis()
+    stages = (Stage("1%", False, 1000, 0), Stage("all", False, SHARE_MAX, 0))
+    plan = release_plan("cart", stages=stages, gate=Gate(walk=Walk.ON), lead_ms=2000)
+    change(forge, forge.release_op("sale", plan), forge.op("cart", gated_flag("sale")), title="a walked sale")
+    version = forge.ledger.snapshot.releases["sale"].version
+    forge.append(Step(FlagKey("sale"), version, 0), published_at=forge.now_ms + 90 * 86_400_000)
+    forge.now_ms += 1000
+    forge.put("other")
+    examination = Examination(Ledger(forge.first_root))
+    accounts = [examination.take(position, data) for position, data in enumerate(forge.records)]
+    assert (accounts[-1].kind, accounts[-1].in_force_at_ms) == ("change", forge.now_ms + LEAD_MS_MAX)
+    last = [(one.account.kind, one.from_ms) for one in served(forge)][-2:]
+    assert last == [("step", forge.now_ms + LEAD_MS_MAX), ("change", forge.now_ms + LEAD_MS_MAX)]
+
+
 # --- signatures ---
 
 
@@ -182,7 +263,7 @@ def test_ssh_keygen_accepts_the_evidence_of_an_ssh_key_and_refuses_another_perso
     from dataclasses import replace
 
     from flaghoist.codec import APPROVAL
-    from flaghoist.records import Approval, Release
+    from flaghoist.records import Approval
     from flaghoist.root import Root
     from flaghoist.signing import digest, seal
     from flaghoist.values import Decision, Role
