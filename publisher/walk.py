@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from flaghoist.changes import changes_between
-from flaghoist.errors import Refused
+from flaghoist.errors import Expired, Refused
 from flaghoist.ledger import Ledger, next_entry
 from flaghoist.outcomes import Dropped, Held, Rejected, Stepped
 from flaghoist.policy import Change, ChangeKind, PolicyRefused
@@ -91,15 +91,21 @@ def check_step(ledger: Ledger, due: NextStep, held_by: Sequence[Case], *, now_ms
 
     Raises:
         BrokenChain: the ledger is in quarantine.
+        Expired: the root is.
         AskedBack: somebody asks to pause the release, or to take it back.
         PolicyRefused: a freeze is on, or the policy in force refuses it altogether.
-        Refused: no reader would take it: a requirement is not met, a flag is gone, the root has expired.
+        Refused: no reader would take it: a requirement is not met, a flag is gone.
         ZoneMissing: the policy has a freeze in a time zone of which this machine has no data.
     """
     if (proof := ledger.quarantined_by) is not None:
         raise BrokenChain(
             f"the ledger is in quarantine ({proof.what} at seq {proof.seq})",
             hint="the walk goes on when a root has ended it: `flaghoist root propose --revoke`",
+        )
+    if now_ms > ledger.root.record.expires_at:
+        raise Expired(
+            f"root version {ledger.root.version} has expired",
+            hint="the walk goes on under its successor: `flaghoist root propose`, and have it signed",
         )
     if held_by:
         asked = ", ".join(f"{case.id} by {case.proposal.requester}" for case in held_by)
