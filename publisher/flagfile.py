@@ -6,6 +6,7 @@ Pure: bytes in, definitions out. Source: flagd's schema (https://flagd.dev/schem
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
@@ -54,8 +55,11 @@ def syntax_of(name: str, data: bytes) -> Syntax:
     return Syntax.JSON if data.lstrip()[:1] in (b"{", b"") else Syntax.YAML
 
 
-def parse_document(data: bytes, *, where: str, syntax: Syntax) -> Json:
+def parse_document(data: bytes, *, where: str, syntax: Syntax, dates: bool = False) -> Json:
     """Return the JSON value that a file holds.
+
+    Args:
+        dates: take a date of YAML, which people write without quotes, as its text.
 
     Raises:
         BadFile: wrong syntax (with line and column), or what JSON cannot say: each fault with its path.
@@ -66,7 +70,7 @@ def parse_document(data: bytes, *, where: str, syntax: Syntax) -> Json:
         raise BadFile(where, [f"want UTF-8, got byte 0x{data[error.start]:02x} at offset {error.start}"]) from error
     value = _json(text, where) if syntax is Syntax.JSON else _yaml(text, where)
     problems: list[str] = []
-    plain = _Plain(problems).of(value, "", 0)
+    plain = _Plain(problems, dates=dates).of(value, "", 0)
     if problems:
         raise BadFile(where, problems)
     return plain
@@ -196,8 +200,9 @@ def _first_line(text: str | None) -> str:
 class _Plain:
     """Turns what a parser made into plain JSON values, noting what JSON has no word for."""
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, problems: list[str], *, dates: bool = False) -> None:
         self._problems = problems
+        self._dates = dates
         self._nodes = 0
 
     def of(self, value: object, path: str, depth: int) -> Json:
@@ -218,6 +223,8 @@ class _Plain:
                 return None
             case None | bool() | int() | float():
                 return value
+            case date() if self._dates and not isinstance(value, datetime):
+                return value.isoformat()
             case _:
                 self._problems.append(f"{path}: want a JSON value, got {type(value).__name__} {str(value)[:40]!r}")
                 return None
