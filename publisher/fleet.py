@@ -33,6 +33,8 @@ _OWN_ROOTS_MAX: Final = 256
 
 # In these it may know newer entries, and does not serve them (docs/protocol.md has the states).
 STANDING_STILL: Final = frozenset({"QUARANTINED", "UNSUPPORTED", "LOADING"})
+# In these nobody has told it lately that there is nothing newer.
+_UNPROVEN: Final = frozenset({"STALE", "ROOT_EXPIRED"})
 
 
 class NotReached(Unavailable):
@@ -40,6 +42,23 @@ class NotReached(Unavailable):
 
     code = "not_reached"
     hint = "see who is missing with `flaghoist fleet`"
+
+
+class Diverged(Refused):
+    """Sidecars do not have the same at the same seq, or not what the operator's own ledger has."""
+
+    code = "diverged"
+
+
+class Trouble(StrEnum):
+    """What may be wrong with one instance."""
+
+    SILENT = "silent"  # not heard for three acknowledgements' time, and it has not said that it ends
+    BEHIND = "behind"  # it has not verified the newest entry
+    STILL = "still"  # it does not serve what it verifies: quarantined, unsupported, nothing loaded
+    STALE = "stale"  # it has no proof that what it serves is the newest
+    SKEWED = "skewed"  # its clock and the publisher's differ
+    LATE = "late"  # it answered from its newest state well after the moment that was set
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +99,25 @@ class Member:
     def behind(self, head: Seq) -> int:
         """Return how many entries up to `head` it has not verified; 0 when it knows more."""
         return max(head.number - self.ack.seq.number, 0)
+
+    def troubles(self, head: Seq | None, now_ms: int) -> tuple[Trouble, ...]:
+        """Return what may be wrong with it; of one that is silent or has left nothing else is known.
+
+        Args:
+            head: the newest entry; None when that is not known here.
+        """
+        if self.ack.state == LEFT:
+            return ()
+        if not self.live(now_ms):
+            return (Trouble.SILENT,)
+        found = (
+            (Trouble.BEHIND, head is not None and self.behind(head) > 0),
+            (Trouble.STILL, self.stands_still),
+            (Trouble.STALE, self.ack.state in _UNPROVEN),
+            (Trouble.SKEWED, self.skewed),
+            (Trouble.LATE, self.late),
+        )
+        return tuple(trouble for trouble, holds in found if holds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Reads a ledger to its end and keeps what was found: the links of the chain, and how much else lies in the log."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from flaghoist.authorization import NotUnderstood
@@ -50,10 +51,19 @@ class LedgerReader:
     Args:
         through_quarantine: read on past a proof of another history, along the one that was read first: for the audit,
             and for who publishes the root that cures it.
+        on_link: told of each link while `ledger` is at it.
     """
 
-    def __init__(self, log: Log, ledger: Ledger, *, through_quarantine: bool = False) -> None:
+    def __init__(
+        self,
+        log: Log,
+        ledger: Ledger,
+        *,
+        through_quarantine: bool = False,
+        on_link: Callable[[Link], None] | None = None,
+    ) -> None:
         self.log = log
+        self._on_link = on_link
         self.ledger = ledger
         self.through_quarantine = through_quarantine
         self.forks: dict[int, Forked] = {}
@@ -92,6 +102,8 @@ class LedgerReader:
 
     def _take(self, position: int, outcome: Outcome) -> None:
         self.tally[type(outcome).__name__.lower()] += 1
+        if self._on_link is not None and isinstance(outcome, Link):
+            self._on_link(outcome)
         match outcome:
             case Applied():
                 kept = outcome.without_state()

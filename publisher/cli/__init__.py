@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "publish": ("publisher.cli.publish:publish", "Put an approved proposal into the ledger."),
     "publisher": ("publisher.cli.publisher:publisher", "Run the service that appends what people have signed."),
     "kill": ("publisher.cli.kill:kill", "Turn flags to their safe variants, at once, by an emergency key."),
+    "fleet": ("publisher.cli.fleet:fleet", "Show how far each sidecar is, and who disagrees."),
     "flag": ("publisher.cli.flag:flag", "List, show and evaluate flags."),
     "release": ("publisher.cli.release:release", "Make, ramp, revert and look at releases: flags as one unit."),
     "export": ("publisher.cli.export:export", "Write the flags as a file that flagd serves."),

@@ -48,6 +48,7 @@ class Interrupted(Exception):
 # Told by code, so that --version need not import the sequencer to know its errors.
 _CONFLICT_CODES: Final = frozenset({StaleBase.code, LogConflict.code, "lost_race", "signed_twice", "fenced"})
 _NOT_REACHED_CODE: Final = "not_reached"
+_DIVERGED_CODE: Final = "diverged"
 
 
 def exit_of(error: FlaghoistError) -> Exit:
@@ -61,6 +62,8 @@ def exit_of(error: FlaghoistError) -> Exit:
             return Exit.UNAVAILABLE
         case Misconfigured():
             return Exit.USAGE
+        case Refused() if error.code == _DIVERGED_CODE:
+            return Exit.DIVERGED
         case Refused() if error.code in _CONFLICT_CODES:
             return Exit.CONFLICT
         case _:

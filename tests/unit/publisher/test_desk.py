@@ -15,8 +15,17 @@ from flaghoist.errors import (
     StaleBase,
     Unavailable,
 )
-from publisher.cli.desk import _CONFLICT_CODES, _NOT_REACHED_CODE, Desk, Exit, exit_of, inline, printable
-from publisher.fleet import NotReached
+from publisher.cli.desk import (
+    _CONFLICT_CODES,
+    _DIVERGED_CODE,
+    _NOT_REACHED_CODE,
+    Desk,
+    Exit,
+    exit_of,
+    inline,
+    printable,
+)
+from publisher.fleet import Diverged, NotReached
 from publisher.journal import SignedTwice
 from publisher.sequencer import Fenced, LostRace
 
@@ -39,6 +48,7 @@ def desk(*, as_json: bool) -> tuple[Desk, io.StringIO, io.StringIO]:
         (LogTruncated("x"), Exit.UNAVAILABLE),
         (OutcomeUnknown("x"), Exit.OUTCOME_UNKNOWN),
         (NotReached("x"), Exit.NOT_REACHED),
+        (Diverged("x"), Exit.DIVERGED),
     ],
     ids=lambda value: value.code if isinstance(value, FlaghoistError) else value.name,
 )
@@ -63,7 +73,7 @@ def test_exit_codes_are_what_the_guide_says() -> None:
 
 def test_conflicts_that_are_told_by_code_are_of_real_errors() -> None:
     assert {error.code for error in (StaleBase, LogConflict, LostRace, SignedTwice, Fenced)} == _CONFLICT_CODES
-    assert NotReached.code == _NOT_REACHED_CODE
+    assert (NotReached.code, Diverged.code) == (_NOT_REACHED_CODE, _DIVERGED_CODE)
 
 
 def test_with_json_stdout_is_one_document_on_failure_too() -> None:
