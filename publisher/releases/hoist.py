@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from flaghoist.changes import changes_between
-from flaghoist.errors import BadDefinition, Refused
+from flaghoist.errors import BadDefinition, NotApproved, Refused
 from flaghoist.ledger import Ledger
+from flaghoist.policy import PolicyRefused
 from flaghoist.records import Op
 from flaghoist.release_plan import (
     CLOSED,
@@ -32,16 +33,8 @@ from publisher.releases.wording import lead_text, moved, share_text, span_text, 
 
 # More names than anybody reads in one line; --json has them all.
 NAMES_SHOWN_MAX: Final = 12
-_ALIKE_MAX: Final = 3
 # How many decimals of a percent there may be, and that it is at most 100, share_in says.
 _SHARE: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?) ?%\Z")
-
-
-class UnknownRelease(Refused):
-    """No release of that name."""
-
-    code = "unknown_release"
-    hint = "list the releases with `flaghoist release list`"
 
 
 class NotWalking(Refused):
@@ -87,21 +80,6 @@ class Move:
         """What the proposal is called, unless the operator calls it something else."""
         verb = "revert" if self.kind is ProposalKind.ROLLBACK else "release"
         return f"{verb} {self.key}: {moved(self.before.plan, self.plan)}"
-
-
-def find_release(snapshot: Snapshot, name: str) -> ReleaseState:
-    """Return the release of that name.
-
-    Raises:
-        UnknownRelease: there is none; the text names those that look alike.
-    """
-    found = next((state for key, state in snapshot.releases.items() if key == name), None)
-    if found is not None:
-        return found
-    from difflib import get_close_matches
-
-    alike = get_close_matches(name, [str(key) for key in snapshot.releases], n=_ALIKE_MAX)
-    raise UnknownRelease(f"no release {name!r}" + (f"; did you mean {', '.join(alike)}?" if alike else ""))
 
 
 # --- what the words mean ---
@@ -253,22 +231,29 @@ def revert_refusal(snapshot: Snapshot, state: ReleaseState, *, at_ms: int) -> st
     return None
 
 
-def still_needed(ledger: Ledger, move: Move, after: Snapshot, requester: Person) -> tuple[str, ...]:
-    """Return in words which approvals a move would take; none: it could be published at once.
+def check_asking(ledger: Ledger, move: Move, after: Snapshot, requester: Person) -> None:
+    """Refuse what the policy lets nobody do, or not this person, whoever approves it.
 
     Args:
         after: as `checked` returns it.
-        requester: who would ask: nobody approves what they asked for.
+
+    Raises:
+        PolicyRefused: the rule that says so.
     """
     root = ledger.root
-    missing = root.policy.missing(
-        changes_between(ledger.snapshot, after, [move.op]),
-        log_id=root.log_id,
-        requester=requester,
-        approvers=(),
-        root_threshold=root.grant(Role.APPROVER).threshold,
-    )
-    return tuple(f"rule {m.rule.name!r}: {m}" if m.rule is not None else str(m) for m in missing)
+    try:
+        root.policy.allow_people(
+            changes_between(ledger.snapshot, after, [move.op]),
+            log_id=root.log_id,
+            requester=requester,
+            approvers=root.people_of(Role.APPROVER),
+            root_threshold=root.grant(Role.APPROVER).threshold,
+        )
+    except PolicyRefused as refusal:
+        if refusal.requirement != "approvals":  # those may still come
+            raise
+    except NotApproved:
+        pass
 
 
 # --- in words ---

@@ -9,14 +9,17 @@ import pytest
 
 from flaghoist.errors import BadDefinition
 from flaghoist.outcomes import Applied, Rejected
+from flaghoist.policy import PolicyRefused
 from flaghoist.records import Release
 from flaghoist.release_plan import SHARE_MAX, Gate, Stage, Walk
 from flaghoist.release_state import ReleaseState, RequirementUnmet
 from flaghoist.rollback import RevertConflict
+from flaghoist.root import Root
 from flaghoist.snapshot import Snapshot
-from flaghoist.values import FlagKey, Person, ProposalKind, Source
+from flaghoist.values import FlagKey, ProposalKind, Source
 from publisher.releases import hoist
-from tests.forge import ADA, NOW_MS, Forge, boolean_flag, gated_flag, release_plan
+from publisher.releases.wiring import find_release
+from tests.forge import ADA, GRACE, NOW_MS, Forge, boolean_flag, gated_flag, release_plan, root_record, sealed_root
 
 STAGES = (
     Stage("internal", True, 0, 3600),
@@ -47,7 +50,7 @@ def forge() -> Forge:
 
 
 def state(forge: Forge) -> ReleaseState:
-    return hoist.find_release(forge.ledger.snapshot, "spring")
+    return find_release(forge.ledger.snapshot.releases, "spring")
 
 
 def opened(forge: Forge, **gate: object) -> ReleaseState:
@@ -228,7 +231,7 @@ def test_chain_of_requirements_is_told_before_anybody_signs(forge):
         )
     )
     snapshot = forge.ledger.snapshot
-    summer = hoist.find_release(snapshot, "summer")
+    summer = find_release(snapshot.releases, "summer")
     with pytest.raises(RequirementUnmet, match="summer requires spring"):
         hoist.checked(snapshot, hoist.ramp(summer, "1%"), at_ms=NOW_MS)
     opened(forge, share=SHARE_MAX)
@@ -237,7 +240,7 @@ def test_chain_of_requirements_is_told_before_anybody_signs(forge):
     told = hoist.revert_refusal(snapshot, state(forge), at_ms=NOW_MS)
     assert told is not None
     assert "got summer requires spring" in told
-    assert hoist.revert_refusal(snapshot, hoist.find_release(snapshot, "summer"), at_ms=NOW_MS) is None
+    assert hoist.revert_refusal(snapshot, find_release(snapshot.releases, "summer"), at_ms=NOW_MS) is None
 
 
 def test_flag_that_is_not_wired_is_told_before_anybody_signs(forge):
@@ -246,26 +249,40 @@ def test_flag_that_is_not_wired_is_told_before_anybody_signs(forge):
         hoist.checked(forge.ledger.snapshot, hoist.activate(state(forge)), at_ms=NOW_MS)
 
 
-def test_unknown_release_names_what_looks_alike(forge):
-    with pytest.raises(hoist.UnknownRelease, match="did you mean spring") as refusal:
-        hoist.find_release(forge.ledger.snapshot, "sprign")
-    assert refusal.value.code == "unknown_release"
+POLICY = """
+version: 1
+groups: {captains: [grace@example.org], approvers: [grace@example.org, linus@example.org]}
+rules:
+  - {name: first, when: {change: ramp}, RULE}
+  - {name: rest}
+"""
 
 
-def test_what_it_takes_is_said_for_the_one_who_asks(forge):
-    snapshot = forge.ledger.snapshot
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ("propose: captains, approvals: [{count: 2, from: approvers}]", "want a proposal by captains"),
+        ("refuse: not in this week", "not in this week"),
+        ("approvals: [{count: 2, from: approvers}]", None),
+    ],
+)
+def test_policy_that_does_not_let_this_person_ask_says_so_and_awaits_approvals_else(rule, told):
+    forge = Forge()
+    forge.root = Root.verified(sealed_root(root_record(policy=POLICY.replace("RULE", rule))))
+    forge.genesis()
+    plan = release_plan("cart.spring")
+    op = forge.release_op("spring", plan)
+    body = replace(forge.release(op, forge.op("cart.spring", gated_flag("spring"))), policy="rest")
+    forge.append(body)
     move = hoist.ramp(state(forge), "10%")
-    after = hoist.checked(snapshot, move, at_ms=NOW_MS)
-    needed = hoist.still_needed(forge.ledger, move, after, ADA)
-    assert len(needed) == 1
-    assert "want approvals of 1" in needed[0]
-    alone = Forge(approvals=0)
-    alone.genesis()
-    alone.append(alone.release(alone.release_op("spring", release_plan("a")), alone.op("a", gated_flag("spring")),
-                               approved_by=()))  # fmt: skip
-    move = hoist.ramp(state(alone), "10%")
-    after = hoist.checked(alone.ledger.snapshot, move, at_ms=NOW_MS)
-    assert hoist.still_needed(alone.ledger, move, after, Person("ada@example.org")) == ()
+    after = hoist.checked(forge.ledger.snapshot, move, at_ms=NOW_MS)
+    if told is None:
+        hoist.check_asking(forge.ledger, move, after, ADA)
+        return
+    with pytest.raises(PolicyRefused, match=told):
+        hoist.check_asking(forge.ledger, move, after, ADA)
+    if "captains" in rule:
+        hoist.check_asking(forge.ledger, move, after, GRACE)
 
 
 def test_plan_says_in_words_which_services_flags_and_users_change(forge):

@@ -9,6 +9,7 @@ from flaghoist.errors import TooLarge
 from flaghoist.evaluation import evaluate, normalised
 from flaghoist.values import FlagKey
 from publisher.releases import hoist, shift
+from publisher.releases.wiring import find_release
 from tests.forge import NOW_MS, Forge, boolean_flag, gated_flag, release_plan
 
 NOW_S = NOW_MS // 1000
@@ -38,7 +39,7 @@ def shifted(forge: Forge, move: hoist.Move, cases: list[shift.Case], **more: obj
 
 
 def ramp(forge: Forge, goal: str) -> hoist.Move:
-    return hoist.ramp(hoist.find_release(forge.ledger.snapshot, "spring"), goal)
+    return hoist.ramp(find_release(forge.ledger.snapshot.releases, "spring"), goal)
 
 
 def users(count: int) -> list[shift.Case]:
@@ -65,7 +66,7 @@ def test_contexts_that_change_are_named_with_what_they_get_before_and_after(forg
 
 
 def replace_audience(forge: Forge, **gate: object) -> hoist.Move:
-    state = hoist.find_release(forge.ledger.snapshot, "spring")
+    state = find_release(forge.ledger.snapshot.releases, "spring")
     return hoist.Move(state, replace(state.plan, gate=replace(state.plan.gate, **gate)))
 
 
@@ -107,7 +108,7 @@ def test_other_flags_are_looked_at_when_they_are_named(forge):
 @pytest.mark.parametrize("bucket_by", ["targetingKey", "user.id", "account.owner.id"])
 @pytest.mark.parametrize("percent", [1, 10, 50])
 def test_sample_estimates_the_share_of_users(forge, bucket_by, percent):
-    state = hoist.find_release(forge.ledger.snapshot, "spring")
+    state = find_release(forge.ledger.snapshot.releases, "spring")
     forge.append(forge.release(forge.release_op("spring", replace(state.plan, bucket_by=bucket_by))))
     cases = shift.sample(bucket_by, flags=2)
     assert len(cases) == shift.SAMPLE_SIZE
