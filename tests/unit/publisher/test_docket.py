@@ -5,14 +5,16 @@ import asyncio
 import pytest
 
 import publisher.docket as docket_module
+from flaghoist.acknowledgement import encode_acknowledgement
 from flaghoist.codec import encode_envelope
 from flaghoist.definition import encode_flag
 from flaghoist.ledger import Ledger
 from flaghoist.log.base import Stream
 from flaghoist.outcomes import Forked
-from flaghoist.records import EpochClaim, Op
+from flaghoist.records import Acknowledgement, EpochClaim, Op
 from flaghoist.values import Action, Decision, FlagKey, Role, Seq, Source, Target
-from publisher.docket import LOOK_AFTER_ENTRY_MS, LOOK_AGAIN_MS, Docket, MotionKind
+from publisher.docket import ACKNOWLEDGED_WITHIN_MS, LOOK_AFTER_ENTRY_MS, LOOK_AGAIN_MS, Docket, MotionKind
+from publisher.fleet import Fleet
 from publisher.inbox import Inbox
 from publisher.reader import LedgerReader
 from tests.conformance.memory_log import MemoryLogs
@@ -267,3 +269,155 @@ def test_emergency_that_is_never_ratified_stays_and_is_no_motion(desk):
     (emergency,) = desk.reader.ledger.unratified.values()
     assert emergency.ratify_by_ms < desk.now_ms
     assert desk.refusals() == []
+
+
+# --- moments, and what the fleet must acknowledge first ---
+
+
+def test_moment_far_ahead_is_waited_for_and_published_when_it_may_be(desk):
+    moment_ms = NOW_MS + 3_600_000
+    desk.propose("a", activate_at=moment_ms)
+    assert desk.next() is None
+    assert desk.refusals() == [("A", "not_yet")]
+    (case,) = desk.inbox
+    standing = docket_module.standing_of(case, desk.reader, now_ms=desk.now_ms)
+    assert standing.status is docket_module.Status.SCHEDULED
+    assert standing.why == "published from 2026-05-28 21:21:40Z on, takes effect at 2026-05-28 21:26:40Z"
+    opens_ms = moment_ms - 300_000
+    assert desk.docket.wakes_at_ms(now_ms=desk.now_ms) == opens_ms
+    desk.now_ms = opens_ms - 1
+    assert desk.next() is None
+    desk.now_ms = opens_ms
+    assert desk.publish_next() == "A"
+    assert desk.reader.links[-1].in_force_at_ms == moment_ms
+    assert desk.refusals() == []
+
+
+def test_moment_that_is_over_is_told_once_and_never_looked_at_again(desk, judged):
+    desk.propose("a", activate_at=NOW_MS + 1000)
+    desk.now_ms += 1001
+    for _ in range(10):
+        assert desk.next() is None
+        desk.now_ms += LOOK_AGAIN_MS
+    assert desk.refusals() == [("A", "expired")]
+    assert judged == ["A"]
+
+
+def acknowledged(desk, *names, seq=None, **changes):
+    """Let the docket know of sidecars that have verified an entry, the head unless told."""
+    head = desk.reader.ledger.head
+    fleet = desk.docket.fleet or Fleet(desk.forge.root.log_id, desk.reader.ledger)
+    for name in names:
+        ack = Acknowledgement(
+            **{
+                "log_id": desk.forge.root.log_id,
+                "instance": name,
+                "service": "shop",
+                "version": "1",
+                "started_at": NOW_MS,
+                "written_at": desk.now_ms,
+                "state": "FRESH",
+                "seq": head.seq if seq is None else Seq(seq),
+                "entry_hash": head.entry_hash if seq is None else desk.reader.ledger.hash_at(Seq(seq)),
+                "state_root": bytes(32),
+                "applied_at": desk.now_ms,
+                "in_force": Seq(1),
+                "activated_at": desk.now_ms,
+                "late_ms": None,
+                "clock_offset_ms": 0,
+                **changes,
+            }
+        )
+        fleet.take(encode_acknowledgement(ack), now_ms=desk.now_ms)
+    desk.docket.fleet = fleet
+
+
+def prepared(desk, *, percent=75):
+    """Publish the preparation of a proposal that asks for acknowledgements."""
+    desk.propose("a", acked_percent=percent)
+    acknowledged(desk, "pod-1", "pod-2", "pod-3", "pod-4")
+    motion = desk.next()
+    assert (motion.kind, motion.name) == (MotionKind.PREPARATION, "A")
+    assert desk.publish_next() == "A"
+
+
+def test_proposal_that_asks_for_acknowledgements_is_prepared_and_published_when_the_fleet_has_it(desk):
+    prepared(desk)
+    assert desk.docket.awaits_fleet(desk.inbox, now_ms=desk.now_ms)
+    assert desk.next() is None
+    acknowledged(desk, "pod-1", "pod-2")
+    assert desk.next() is None
+    assert desk.docket.acknowledged(desk.inbox, now_ms=desk.now_ms) == frozenset()
+    acknowledged(desk, "pod-3")
+    assert len(desk.docket.acknowledged(desk.inbox, now_ms=desk.now_ms)) == 1
+    motion = desk.next()
+    assert (motion.kind, motion.name) == (MotionKind.CHANGE, "A")
+    assert desk.publish_next() == "A"
+    assert desk.next() is None
+    assert not desk.docket.awaits_fleet(desk.inbox, now_ms=desk.now_ms)
+    assert desk.refusals() == []
+
+
+def test_nothing_waits_behind_a_preparation(desk):
+    guarded(desk)
+    prepared(desk)
+    desk.propose("b")
+    assert desk.publish_next() == "B"
+    desk.put(desk.forge.kill_proposal("pay", proposal_id="KILL"))
+    assert desk.publish_next() == "KILL"
+    assert desk.next() is None
+
+
+def test_fleet_that_is_not_ready_is_given_up_after_a_minute_told_once_and_tried_when_it_is(desk):
+    prepared(desk)
+    acknowledged(desk, "pod-1", "pod-2")
+    assert desk.next() is None
+    assert desk.docket.wakes_at_ms(now_ms=desk.now_ms) <= NOW_MS + LOOK_AGAIN_MS
+    desk.now_ms += ACKNOWLEDGED_WITHIN_MS - 1
+    assert desk.next() is None
+    assert desk.docket.news == []
+    assert desk.docket.wakes_at_ms(now_ms=desk.now_ms) == NOW_MS + ACKNOWLEDGED_WITHIN_MS
+    desk.now_ms += 1
+    acknowledged(desk, "pod-1", "pod-2", "pod-3", "pod-4", seq=1)
+    acknowledged(desk, "pod-1")
+    for _ in range(4):
+        assert desk.next() is None
+        acknowledged(desk, "pod-1", "pod-2")
+        desk.now_ms += LOOK_AGAIN_MS
+    (refusal,) = desk.docket.take_news()
+    assert refusal.refusal.code == "not_reached"
+    assert "acknowledged by 75 % of the fleet, got 1 of 4 living sidecars; not by pod-2, pod-3, pod-4" in str(
+        refusal.refusal
+    )
+    acknowledged(desk, "pod-3", "pod-4")
+    assert desk.publish_next() == "A"
+
+
+def test_without_a_living_sidecar_nothing_is_published_that_asks_for_acknowledgements(desk):
+    desk.propose("a", acked_percent=1)
+    assert desk.publish_next() == "A"
+    desk.docket.fleet = Fleet(desk.forge.root.log_id, desk.reader.ledger)
+    assert desk.next() is None
+    desk.now_ms += ACKNOWLEDGED_WITHIN_MS
+    assert desk.next() is None
+    assert desk.refusals() == [("A", "not_reached")]
+
+
+def test_fleet_that_was_not_read_yet_is_waited_for_from_the_start_of_the_service_on(desk):
+    prepared(desk)
+    desk.now_ms += 10 * ACKNOWLEDGED_WITHIN_MS
+    desk.docket = Docket(desk.reader)
+    assert desk.next() is None
+    assert desk.refusals() == []
+    desk.now_ms += ACKNOWLEDGED_WITHIN_MS
+    assert desk.next() is None
+    assert desk.refusals() == [("A", "not_reached")]
+
+
+def test_prepared_proposal_whose_flag_has_changed_since_is_refused_whatever_the_fleet_says(desk):
+    prepared(desk)
+    desk.forge.put("a")
+    desk.read()
+    acknowledged(desk, "pod-1", "pod-2", "pod-3", "pod-4")
+    assert desk.next() is None
+    assert desk.refusals() == [("A", "stale_base")]
