@@ -50,6 +50,14 @@ class Identity:
     service: str
 
 
+def interval_s(rng: random.Random) -> float:
+    """Return how long a sidecar is silent that has nothing to tell: up to a third less than the fleet counts with.
+
+    A fleet that was started at one moment, or found its brokers again, so comes apart soon.
+    """
+    return rng.uniform(2 / 3, 1.0) * ACK_INTERVAL_S
+
+
 class _Pace:
     """How soon the next write may be: a bucket that holds TELLS_AT_ONCE of them and gets TELLS_A_S a second."""
 
@@ -151,7 +159,7 @@ class Acks:
 
     async def _until_due(self) -> None:
         try:
-            async with asyncio.timeout(self._rng.uniform(2 / 3, 1.0) * ACK_INTERVAL_S):
+            async with asyncio.timeout(interval_s(self._rng)):
                 await self._changed.wait()
         except TimeoutError:
             pass

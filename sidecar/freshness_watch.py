@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from flaghoist.codec import HEARTBEAT, decode_envelope
-from flaghoist.errors import LogTruncated, Misconfigured, Refused, Unavailable
+from flaghoist.errors import Expired, LogTruncated, Misconfigured, Refused, Unavailable
 from flaghoist.freshness import (
     BEAT_LIFE_MS,
     CLOCK_TOLERANCE_MS,
@@ -112,6 +112,7 @@ class FreshnessWatch:
         self._skew_said = False
         # Heartbeats come as they are written, and not from what the stream has kept.
         self._live = False
+        self._heard_ms = 0
         # The wait for heartbeats, on the monotonic clock: since when, and after how long new clients are made.
         self._monotonic = monotonic
         self._heard_s = monotonic()
@@ -179,7 +180,7 @@ class FreshnessWatch:
             return
         outcome = self.heartbeats.receive(data, now_ms=issued_at)
         if isinstance(outcome, Counted):
-            self._not_before_ms = issued_at
+            self._not_before_ms = self._heard_ms = issued_at
         self._note(data, outcome)
 
     def receive(self, data: bytes, *, live: bool = False) -> None:
@@ -191,9 +192,8 @@ class FreshnessWatch:
         now_ms = self._clock.now_ms
         outcome = self.heartbeats.receive(data, now_ms=now_ms)
         self._status.beats[type(outcome).__name__.lower()] += 1
+        self._compare_clocks(data, outcome, now_ms, live=live)
         if isinstance(outcome, Counted):
-            self._status.clock_offset.note(outcome.beat.issued_at, now_ms=now_ms, live=live)
-            self._note_skew()
             self._heard_s, self._renewals, self._next_renewal_s = self._monotonic(), 0, BEAT_LIFE_MS / 1000
             if outcome.beat.issued_at <= now_ms + CLOCK_TOLERANCE_MS:
                 self.keep_beat(data)
@@ -355,6 +355,20 @@ class FreshnessWatch:
                 hint="freshness goes on by the time from before; if that was wrong, start this sidecar anew",
             )
         self._set_back_said = set_back
+
+    def _compare_clocks(self, data: bytes, outcome: BeatOutcome, now_ms: int, *, live: bool) -> None:
+        """Take a heartbeat for the publisher's time; an expired one too, which may be so by this pod's clock alone."""
+        match outcome:
+            case Counted(beat=beat):
+                issued_at = beat.issued_at
+            case Refuted(refusal=Expired()):
+                issued_at = _issued_at(data) or 0
+            case _:
+                return
+        if issued_at > self._heard_ms:  # else it may be an old one that somebody shows again
+            self._heard_ms = issued_at
+            self._status.clock_offset.note(issued_at, now_ms=now_ms, live=live)
+            self._note_skew()
 
     def _note_skew(self) -> None:
         """Say when this clock and the publisher's go apart, and when they agree again."""

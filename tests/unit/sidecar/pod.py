@@ -45,6 +45,7 @@ class Pod:
         self.require_fresh = require_fresh
         self.identity = identity  # None: it acknowledges nothing
         self.waits = []  # what it would have waited for the stream of acknowledgements
+        self.sleep = self._hurry
         self.pinned = {}
         self.root = self.forge.first_root
 
@@ -100,7 +101,7 @@ class Pod:
             status=status,
             clock=self.clock,
             report=report,
-            sleep=self._hurry,
+            sleep=self.sleep,
         )
         self.board, self.follower, self.watch, self.status, self.ledger = board, follower, watch, status, ledger
         follower.load_kept()
