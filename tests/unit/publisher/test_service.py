@@ -3,18 +3,21 @@
 import asyncio
 import json
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import structlog
 
+from flaghoist.acknowledgement import encode_acknowledgement
 from flaghoist.codec import HEARTBEAT, decode_envelope, encode_envelope
 from flaghoist.definition import encode_flag
 from flaghoist.errors import Unavailable, WrongRole
 from flaghoist.freshness import Counted, Heartbeats, Proof
 from flaghoist.ledger import Ledger
 from flaghoist.log.base import Stream
-from flaghoist.outcomes import Applied, Forked, Ratified, RootChanged, Void
-from flaghoist.records import EpochClaim, Op, Release, RoleGrant
+from flaghoist.outcomes import Applied, Forked, Prepared, Ratified, RootChanged, Stepped, Void
+from flaghoist.records import Acknowledgement, EpochClaim, Op, Release, RoleGrant, Step
+from flaghoist.release_plan import Stage, Walk
 from flaghoist.values import Action, Decision, FlagKey, LogId, Person, Role, Seq, Source, Target
 from publisher.heart import BEAT_KEY, Heart, once
 from publisher.journal import Claim, Journal
@@ -22,7 +25,19 @@ from publisher.reader import LedgerReader
 from publisher.sequencer import Fenced, Sequencer
 from publisher.service import Clock, LedgerCut, Pace, Service, check_journal
 from tests.conformance.memory_log import MemoryLogs
-from tests.forge import ADA, BEAT_LABEL, GRACE, LINUS, NOW_MS, PUBLISHER, Forge, Key, boolean_flag
+from tests.forge import (
+    ADA,
+    BEAT_LABEL,
+    GRACE,
+    LINUS,
+    NOW_MS,
+    PUBLISHER,
+    Forge,
+    Key,
+    boolean_flag,
+    gated_flag,
+    release_plan,
+)
 
 PACE = Pace(beat_s=0.05, standby_s=0.01, take_over_s=0.4, retry_max_s=0.05)
 WITHIN_S = 10.0
@@ -645,3 +660,239 @@ def test_journal_that_knows_more_than_the_ledger_stops_the_start(place):
         journal.take_epoch(Claim(3, 7, b"\2" * 32))
         with pytest.raises(LedgerCut, match="published seq 7, and the ledger ends at 0"):
             check_journal(journal, reader)
+
+
+# --- releases, moments, acknowledgements ---
+
+SOAK_S = 60
+STAGES = tuple(Stage(f"stage-{n}", False, n * 20_000, SOAK_S) for n in range(1, 6))
+
+
+def walked(place, name="spring", **changes):
+    """Publish a release that is walked from now on."""
+    plan, forge = release_plan(f"flag.{name}", **{"stages": STAGES, **changes}), place.forge
+    made = forge.release(forge.release_op(name, plan), forge.op(f"flag.{name}", gated_flag(name)))
+    place.logs.put(Stream.LEDGER, forge.append(made))
+    place.logs.put(Stream.LEDGER, forge.append(forge.release(forge.hoist(name, walk=Walk.ON))))
+
+
+def steps(place):
+    """The stages that were taken, with when (Unix ms)."""
+    _, outcomes = place.ledger()
+    return [(each.entry.body.stage, each.entry.published_at) for each in outcomes if isinstance(each, Stepped)]
+
+
+def test_release_is_walked_over_restarts_and_a_takeover_by_its_soaks(place, told):
+    walked(place)
+
+    async def scenario():
+        async with place.service("one"):
+            await until(lambda: len(steps(place)) == 1)
+            place.now_ms += SOAK_S * 1000 - 1
+            await asyncio.sleep(5 * PACE.beat_s)
+            assert len(steps(place)) == 1
+            place.now_ms += 1
+            await until(lambda: len(steps(place)) == 2)
+        async with place.service("one"):  # a restart in the middle
+            await until(lambda: place.beats())
+            assert len(steps(place)) == 2
+            place.now_ms += SOAK_S * 1000
+            await until(lambda: len(steps(place)) == 3)
+        async with place.service("two", take_over=True) as second:
+            await until(lambda: second.duty.working)
+            for count in (4, 5):
+                place.now_ms += SOAK_S * 1000
+                await until(lambda count=count: len(steps(place)) == count)
+
+    run(scenario())
+    assert steps(place) == [(n, NOW_MS + n * SOAK_S * 1000) for n in range(5)]
+    ledger, _ = place.ledger()
+    assert ledger.snapshot.releases[FlagKey("spring")].plan.gate.for_everybody
+    said = [event for event in told if event["event"] == "entry.appended" and event["kind"] == "step"]
+    assert [(e["name"], e["stage"], e["number"], e["of"], e["share"]) for e in said] == [
+        ("spring", f"stage-{n}", n, 5, n * 20) for n in range(1, 6)
+    ]
+    assert said[0]["next_at_ms"] == NOW_MS + SOAK_S * 1000
+    assert said[-1]["next_at_ms"] is None
+
+
+def test_service_wakes_for_a_step_without_waiting_for_its_next_heartbeat(place):
+    """By a clock that goes: the wait ends when the step is due."""
+    walked(place, stages=(Stage("half", False, 50_000, 1), Stage("all", False, 100_000, 0)))
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        async with place.service("one") as service:
+            service.pace = replace(PACE, beat_s=30.0)
+            service.clock = Clock(now_ms=lambda: NOW_MS + int((loop.time() - began_s) * 1000))
+            service.sequencer._clock_ms = service.clock.now_ms
+            await until(lambda: len(steps(place)) == 2)
+
+    run(scenario())
+    (_, first_ms), (_, second_ms) = steps(place)
+    assert 1000 <= second_ms - first_ms < 1500
+
+
+def test_release_that_is_asked_back_is_told_of_once_and_goes_on_when_that_is_rejected(place, told):
+    walked(place)
+    asked = place.forge.proposal(place.forge.hoist("spring", walk=Walk.PAUSED), proposal_id="PAUSE")
+    place.put(asked)
+
+    async def scenario():
+        async with place.service("one"):
+            await until(lambda: [event for event in told if event["event"] == "walk.held"])
+            await asyncio.sleep(5 * PACE.beat_s)
+            assert steps(place) == []
+            place.put(place.forge.approval(asked, by=GRACE, decision=Decision.REJECT))
+            await until(lambda: len(steps(place)) == 1)
+
+    run(scenario())
+    (held,) = [event for event in told if event["event"] == "walk.held"]
+    assert (held["name"], held["code"]) == ("spring", "asked_back")
+    assert "PAUSE by ada@example.org" in held["reason"]
+    assert "--reject" in held["hint"]
+
+
+def test_step_that_comes_after_another_ones_pause_is_not_appended_and_no_alarm(place, told):
+    walked(place)
+
+    async def scenario():
+        async with place.service("one") as service:
+            await until(lambda: len(steps(place)) == 1)
+            append = service.sequencer.append
+
+            async def overtaken(body, **options):
+                if isinstance(body, Step):
+                    place.forge.ledger, _ = place.ledger()
+                    pause = place.forge.release(place.forge.hoist("spring", walk=Walk.PAUSED))
+                    place.logs.put(Stream.LEDGER, place.forge.append(pause))
+                return await append(body, **options)
+
+            service.sequencer.append = overtaken
+            place.now_ms += SOAK_S * 1000
+            place.forge.now_ms = place.now_ms
+            await until(lambda: [event for event in told if event["event"] == "append.yielded"])
+            await asyncio.sleep(5 * PACE.beat_s)
+
+    run(scenario())
+    assert len(steps(place)) == 1
+    assert not [event for event in told if event["event"] == "walk.held"]
+
+
+def ack(place, name, **changes):
+    """Acknowledge the ledger's head as a sidecar does."""
+    head = place.ledger()[0].head
+    fields = {
+        "log_id": LogId("test"),
+        "instance": name,
+        "service": "shop",
+        "version": "1",
+        "started_at": place.now_ms,
+        "written_at": place.now_ms,
+        "state": "FRESH",
+        "seq": head.seq,
+        "entry_hash": head.entry_hash,
+        "state_root": bytes(32),
+        "applied_at": place.now_ms,
+        "in_force": head.seq,
+        "activated_at": place.now_ms,
+        "late_ms": None,
+        "clock_offset_ms": 0,
+    }
+    place.logs.put(Stream.ACKS, encode_acknowledgement(Acknowledgement(**(fields | changes))), key=name.encode())
+
+
+def test_proposal_that_asks_for_acknowledgements_is_prepared_and_published_when_the_fleet_answers(place, told):
+    guarded(place)
+    for name in ("pod-1", "pod-2"):
+        ack(place, name)
+
+    async def scenario():
+        async with place.service("one") as service:
+            place.propose("a", acked_percent=100, lead_ms=2000)
+            await until(lambda: "prepared A" in entries(place))
+            place.propose("b")
+            place.put(place.forge.kill_proposal("pay", proposal_id="KILL"))
+            await until(lambda: {"B", "KILL"} <= set(entries(place)))
+            ack(place, "pod-1")
+            await until(lambda: service.docket.fleet is not None and service.docket.fleet.member("pod-1") is not None)
+            place.logs.put(Stream.ACKS, b"junk", key=b"junk")
+            await until(lambda: service.docket.fleet.dropped == 1)
+            assert "A" not in entries(place)
+            ack(place, "pod-2")
+            await until(lambda: "A" in entries(place))
+            # Nobody is listened to any more than somebody waits for.
+            ack(place, "pod-1")
+            await until(lambda: service.docket.fleet is None)
+
+    run(scenario())
+    assert entries(place)[-1] == "A"
+    (prepared,) = [e for e in told if e["event"] == "entry.appended" and e["kind"] == "preparation"]
+    assert (prepared["name"], prepared["acked_percent"]) == ("A", 100)
+    (applied,) = [e for e in told if e["event"] == "entry.appended" and e["name"] == "A" and e["kind"] == "change"]
+    assert applied["in_force_at_ms"] == place.now_ms + 2000
+
+
+def test_fleet_that_is_not_ready_is_told_with_who_is_missing_and_the_proposal_stays(place, told):
+    ack(place, "pod-1", seq=Seq(0), entry_hash=bytes(32))
+
+    async def scenario():
+        async with place.service("one") as service:
+            place.propose("a", acked_percent=95)
+            await until(lambda: service.docket.fleet is not None)
+            assert entries(place) == ["prepared A"]
+            place.now_ms += 60_000
+            await until(lambda: [event for event in told if event["event"] == "proposal.refused"])
+            assert "A" not in entries(place)
+            ack(place, "pod-1")
+            await until(lambda: "A" in entries(place))
+
+    run(scenario())
+    (refused,) = [event for event in told if event["event"] == "proposal.refused"]
+    assert refused["code"] == "not_reached"
+    assert "got 0 of 1 living sidecars; not by pod-1" in refused["reason"]
+
+
+def test_restart_between_preparation_and_release_prepares_nothing_twice(place):
+    async def scenario():
+        async with place.service("one"):
+            place.propose("a", acked_percent=95)
+            await until(lambda: "prepared A" in entries(place))
+        ack(place, "pod-1")
+        async with place.service("one"):
+            await until(lambda: "A" in entries(place))
+
+    run(scenario())
+    assert entries(place).count("prepared A") == 1
+    assert entries(place).count("A") == 1
+
+
+def test_proposal_with_a_later_moment_is_told_of_once_and_published_when_it_may_be(place, told):
+    moment_ms = NOW_MS + 3_600_000
+
+    async def scenario():
+        async with place.service("one"):
+            place.propose("a", activate_at=moment_ms)
+            await until(lambda: [event for event in told if event["event"] == "proposal.scheduled"])
+            place.now_ms = moment_ms - 300_001
+            await asyncio.sleep(5 * PACE.beat_s)
+            assert "A" not in entries(place)
+            place.now_ms += 1
+            await until(lambda: "A" in entries(place))
+
+    run(scenario())
+    assert len([event for event in told if event["event"] == "proposal.scheduled"]) == 1
+    assert not [event for event in told if event["event"] == "proposal.refused"]
+
+
+def entries(place):
+    """The proposals of the ledger, in order, and those that were only prepared."""
+    _, outcomes = place.ledger()
+    named = []
+    for each in outcomes:
+        if isinstance(each, Prepared):
+            named.append(f"prepared {each.authorized.proposal.proposal_id}")
+        elif isinstance(each, Applied):
+            named.append(each.authorized.proposal.proposal_id)
+    return named
