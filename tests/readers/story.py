@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -10,10 +11,25 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from flaghoist import sshsig
 from flaghoist.definition import encode_flag
-from flaghoist.records import Envelope, EpochClaim, Op, Release, Revocation, RoleGrant, RootKey, RootRecord
+from flaghoist.policy import DRILL_RULE, EMERGENCY_RULE
+from flaghoist.records import (
+    Body,
+    Envelope,
+    EpochClaim,
+    Op,
+    Preparation,
+    Ratification,
+    Release,
+    Revocation,
+    RoleGrant,
+    RootKey,
+    RootRecord,
+    Step,
+)
+from flaghoist.release_plan import LEAD_MS_MAX, SHARE_MAX, Stage, Walk, encode_drill
 from flaghoist.root import Root
-from flaghoist.signing import Signer, countersign, key_id
-from flaghoist.values import Action, Algorithm, FlagKey, KeyId, Person, Role, Seq, Source, Target
+from flaghoist.signing import Signer, countersign, digest, key_id
+from flaghoist.values import Action, Algorithm, FlagKey, KeyId, Person, ProposalKind, Role, Seq, Source, Target
 from tests.forge import (
     ADA,
     DAY_MS,
@@ -24,6 +40,8 @@ from tests.forge import (
     Key,
     allowing_rule,
     boolean_flag,
+    gated_flag,
+    release_plan,
     root_record,
     sealed_root,
 )
@@ -158,11 +176,149 @@ def told() -> Forge:
     forge.ratify(killed, by=(ADA,))
     rotated(forge)
     second = {"signed_by": NEW_PUBLISHER}
+    released(forge)
+    rejected_releases(forge)
     change(forge, forge.op("pay.card", boolean_flag()), title="under a policy", approved_by=(GRACE, MARY),
            rule="two-leads", **second)  # fmt: skip
     change(forge, forge.op("banner", boolean_flag("on")), title="anybody may", by=GRACE, approved_by=(TOVE,),
            rule="anybody", **second)  # fmt: skip
     return forge
+
+
+def proposed(
+    forge: Forge, *ops: Op, title: str, by: Person = ADA, approved_by: Sequence[Person] = (GRACE,), **more: object
+) -> Release:
+    """What an entry carries of a proposal under the second root, whose policy lets anybody change a release."""
+    proposal = asked(forge, *ops, by=by, title=title, **more)
+    return Release(proposal, approved(forge, proposal, *approved_by), "anybody")
+
+
+def taken(forge: Forge, body: Body, **changes: object) -> bytes:
+    """Append an entry of the second publisher, an hour after what was before."""
+    forge.now_ms += HOUR_MS
+    return forge.append(body, signed_by=NEW_PUBLISHER, **changes)
+
+
+def spring(forge: Forge) -> Seq:
+    """The seq of the entry that last changed the release `spring`."""
+    return forge.ledger.snapshot.releases[FlagKey("spring")].version
+
+
+def drill_op(forge: Forge, **said: Any) -> Op:
+    op = Op(Target.DRILL, Source(""), FlagKey("spring"), Seq(0), Action.PUT, encode_drill(**said))
+    return replace(op, expected_version=forge.ledger.snapshot.version_of(op.state_id))
+
+
+def drilled(forge: Forge, **said: Any) -> Release:
+    proposal = asked(forge, drill_op(forge, **said), by=TOVE, title="a rehearsal", kind=ProposalKind.DRILL)
+    return Release(proposal, (), DRILL_RULE)
+
+
+def kill_op(forge: Forge, target: Target, key: str) -> Op:
+    op = Op(target, Source(""), FlagKey(key), Seq(0), Action.KILL, None)
+    return replace(op, expected_version=forge.ledger.snapshot.version_of(op.state_id))
+
+
+def released(forge: Forge) -> None:
+    """Append a release's life: created, walked, prepared and set to a moment, reverted, rehearsed, killed, ratified."""
+    stages = (Stage("1%", False, 1000, 60), Stage("half", False, 50_000, 60), Stage("all", False, SHARE_MAX, 0))
+    flags = [forge.op(key, gated_flag("spring")) for key in ("cart.spring", "mail.spring")]
+    plan = forge.release_op("spring", release_plan("cart.spring", "mail.spring", stages=stages, lead_ms=2000))
+    taken(forge, proposed(forge, plan, *flags, title="spring, still closed"))
+    taken(forge, proposed(forge, forge.hoist("spring", walk=Walk.ON), title="walk it", by=MARY))
+    taken(forge, Step(FlagKey("spring"), spring(forge), 0))
+    taken(forge, Step(FlagKey("spring"), spring(forge), 1), published_at=forge.now_ms + 300 * DAY_MS)
+    hoist = forge.hoist("spring", share=60_000, walk=Walk.PAUSED)
+    body = proposed(forge, hoist, title="together", by=TOVE, approved_by=(MARY,), lead_ms=2000, acked_percent=95)
+    taken(forge, Preparation(body))
+    taken(forge, EpochClaim("publisher-4"))
+    taken(forge, body)
+    at = forge.now_ms + HOUR_MS + LEAD_MS_MAX
+    hoist = forge.hoist("spring", share=70_000)
+    taken(forge, proposed(forge, hoist, title="at five past", activate_at=at))
+    back = forge.hoist("spring", share=0)
+    taken(forge, proposed(forge, back, title="back", by=GRACE, approved_by=(SSH.person,), kind=ProposalKind.ROLLBACK))
+    taken(forge, drilled(forge, hoisted=True))
+    taken(forge, drilled(forge, hoisted=False, result={"instances": 3}))
+    taken(forge, proposed(forge, forge.hoist("spring", share=SHARE_MAX), title="for all"))
+    told_of = {"kind": ProposalKind.EMERGENCY, "expires_at": forge.now_ms + HOUR_MS + 600_000}
+    told_of["created_at"] = forge.now_ms + HOUR_MS
+    close = forge.proposal(
+        kill_op(forge, Target.RELEASE, "spring"), by=GRACE, signed_by=Key(GRACE, "emergency"), **told_of
+    )
+    taken(forge, Release(close, (), EMERGENCY_RULE))
+    taken(forge, Ratification(digest(close), approved(forge, close, ADA, TOVE)))
+
+
+def rejected_releases(forge: Forge) -> None:
+    """Entries about releases that change nothing, each for a reason that a reader without definitions can see.
+
+    Their codes, in this order, are REFUSED_RELEASES.
+    """
+    gate, drill = forge.hoist("spring", share=1000), drill_op(forge, hoisted=True)
+    flag = forge.op("checkout", boolean_flag())
+
+    def body(*ops: Op, **more: object) -> Release:
+        return proposed(forge, *(ops or (gate,)), title="no", **more)
+
+    def rehearsal(*ops: Op, **more: object) -> Release:
+        return Release(asked(forge, *ops, by=ADA, title="no", kind=ProposalKind.DRILL, **more), (), DRILL_RULE)
+
+    def emergency(*ops: Op, **more: object) -> Release:
+        at_ms = forge.now_ms + HOUR_MS
+        told_of = {"kind": ProposalKind.EMERGENCY, "created_at": at_ms, "expires_at": at_ms + 600_000}
+        signer = {"by": GRACE, "signed_by": Key(GRACE, "emergency")}
+        return Release(forge.proposal(*ops, **signer, **(told_of | more)), (), EMERGENCY_RULE)
+
+    # Drills: of another kind, of something else, approved, under another rule, by nobody who may ask, with a moment.
+    taken(forge, body(drill))
+    taken(forge, rehearsal(drill, flag))
+    taken(forge, rehearsal(flag))
+    approved_drill = rehearsal(drill)
+    taken(forge, replace(approved_drill, approvals=approved(forge, approved_drill.proposal, GRACE)))
+    taken(forge, replace(rehearsal(drill), policy="anybody"))
+    taken(forge, replace(rehearsal(drill), proposal=resigned(rehearsal(drill).proposal, Key(ADA, "of nobody"))))
+    taken(forge, rehearsal(drill, lead_ms=2000))
+    # Moments: two of them, none, too far ahead, over, of an emergency.
+    taken(forge, body(activate_at=forge.now_ms + HOUR_MS, lead_ms=1))
+    taken(forge, body(lead_ms=0))
+    taken(forge, body(lead_ms=LEAD_MS_MAX + 1))
+    taken(forge, body(acked_percent=0))
+    taken(forge, body(acked_percent=101))
+    taken(forge, body(activate_at=forge.now_ms + HOUR_MS + LEAD_MS_MAX + 1))
+    taken(forge, body(activate_at=forge.now_ms + HOUR_MS - 1))
+    taken(forge, emergency(kill_op(forge, Target.FLAG, "checkout"), lead_ms=1))
+    # Kills: of what cannot be killed, by somebody without an emergency's key.
+    taken(forge, emergency(kill_op(forge, Target.EVALUATOR, "release.spring")))
+    taken(forge, body(kill_op(forge, Target.RELEASE, "spring")))
+    # Preparations: missing, of what asks for none, approved by nobody, of another proposal, used up, expired.
+    taken(forge, body(acked_percent=50))
+    taken(forge, Preparation(body()))
+    taken(forge, Preparation(body(acked_percent=50, approved_by=())))
+    taken(forge, Preparation(body(acked_percent=50, activate_at=forge.now_ms + HOUR_MS + LEAD_MS_MAX + 1)))
+    taken(forge, Preparation(body(acked_percent=51)))
+    taken(forge, body(acked_percent=52))
+    short = body(acked_percent=53, expires_at=forge.now_ms + HOUR_MS)
+    taken(forge, Preparation(short))
+    taken(forge, short)
+    # Rollbacks that do something else than set releases.
+    taken(forge, body(flag, kind=ProposalKind.ROLLBACK))
+    taken(forge, body(replace(gate, action=Action.DELETE, definition=None), kind=ProposalKind.ROLLBACK))
+    # Steps under another root, and before the newest change.
+    taken(forge, Step(FlagKey("spring"), spring(forge), 0), root_version=3)
+    taken(forge, Step(FlagKey("spring"), spring(forge), 0), published_at=forge.ledger.head.published_at - 1)
+
+
+REFUSED_RELEASES = [
+    "bad_definition", "bad_definition", "bad_definition", "not_approved", "not_approved", "bad_signature",
+    "bad_definition",
+    "bad_definition", "bad_definition", "bad_definition", "bad_definition", "bad_definition", "not_yet", "expired",
+    "bad_definition",
+    "bad_definition", "bad_definition",
+    "not_approved", "bad_definition", "not_approved", "not_yet", None, "not_approved", None, "expired",
+    "bad_definition", "bad_definition",
+    "wrong_root", "expired",
+]  # fmt: skip
 
 
 def rejected_ones(forge: Forge) -> None:

@@ -20,14 +20,28 @@ from flaghoist.codec import ENTRY, ROOT, decode_envelope, encode_envelope
 from flaghoist.errors import Malformed
 from flaghoist.ledger import Ledger
 from flaghoist.log.location import create_log
-from flaghoist.records import Envelope, EpochClaim, Release, Revocation, RoleGrant, RootUpdate
+from flaghoist.records import Envelope, EpochClaim, Preparation, Release, Revocation, RoleGrant, RootUpdate, Step
+from flaghoist.release_plan import SHARE_MAX, Gate, Stage, Walk
 from flaghoist.root import Root
 from flaghoist.root_chain import beginning
 from flaghoist.signing import countersign, key_id, pae
-from flaghoist.values import Algorithm, LogId, Role, Seq
+from flaghoist.values import Algorithm, FlagKey, LogId, ProposalKind, Role, Seq
 from publisher.audit.account import Account, EntryKind
 from publisher.audit.examination import Examination
-from tests.forge import ADA, DAY_MS, GRACE, LINUS, PUBLISHER, Forge, Key, boolean_flag, sealed_root
+from tests.forge import (
+    ADA,
+    DAY_MS,
+    GRACE,
+    LINUS,
+    PUBLISHER,
+    Forge,
+    Key,
+    allowing_rule,
+    boolean_flag,
+    gated_flag,
+    release_plan,
+    sealed_root,
+)
 from tests.readers import story
 from tests.scenarios.operators import Operator
 
@@ -146,6 +160,10 @@ def expected_line(account: Account) -> dict[str, object]:
         "reason": proposal.reason if proposal else None,
         "ticket": proposal.ticket if proposal else None,
         "ops": [{"target": op.target, "source": op.source, "key": op.key, "action": op.action} for op in account.ops],
+        # What a step sets follows from the plan in force, which the readers do not hold.
+        "moment": account.moment_ms if account.kind is not EntryKind.STEP else None,
+        "release": entry.body.release if isinstance(entry.body, Step) else None,
+        "stage": entry.body.stage if isinstance(entry.body, Step) else None,
         "new_root_version": root.version if root else None,
         "new_root_sha256": root.sha256.hex() if root else None,
         "root_signers": sorted(signers),
@@ -157,9 +175,13 @@ def expected_line(account: Account) -> dict[str, object]:
 
 
 def checked(account: Account) -> list[str]:
-    rules_known = account.kind is EntryKind.EMERGENCY or not account.root.record.policy
+    approved = ["requester", "approvers", *([] if account.root.record.policy else ["policy"])]
     more = {
-        EntryKind.CHANGE: ["requester", "approvers", *(["policy"] if rules_known else [])],
+        EntryKind.CHANGE: approved,
+        EntryKind.ROLLBACK: approved,
+        EntryKind.PREPARATION: approved,
+        EntryKind.STEP: [],
+        EntryKind.DRILL: ["requester", "policy"],
         EntryKind.EMERGENCY: ["requester", "policy"],
         EntryKind.RATIFICATION: ["approvers"],
         EntryKind.ROOT: ["root"],
@@ -242,7 +264,11 @@ def test_reader_prints_each_entry_as_our_verifier_judges_it(language, topic, tol
     assert {line["kind"] for line in told.lines} == {kind.value for kind in EntryKind}
     assert {line["refused"] for line in told.lines} == {
         None, "same_person", "not_approved", "bad_signature", "expired", "wrong_root", "wrong_role", "wrong_log",
+        "bad_definition", "not_yet",
     }  # fmt: skip
+    first = next(line["seq"] for line in told.lines if line["kind"] == "ratification" and line["seq"] > 30) + 1
+    hostile = told.lines[first - 1 : first - 1 + len(story.REFUSED_RELEASES)]
+    assert [line["refused"] for line in hostile] == story.REFUSED_RELEASES
     assert all(told.counts[name] for name in ("dropped", "repeated", "void"))
 
 
@@ -268,6 +294,11 @@ def test_reader_agrees_with_audit_export_of_the_same_topic(language, topic, told
         for name in ("entry_hash", "prev_hash", "epoch", "root_version", "published_at", "kind", "proposal_id",
                      "proposal_sha256", "policy", "title", "reason", "ticket", "holder"):  # fmt: skip
             assert line[name] == mine[0][name], name
+        if line["kind"] == "step":
+            assert (line["release"], line["stage"]) == (mine[0]["release"], mine[0]["step"]["stage"])
+            assert (line["ops"], line["moment"]) == ([], None)
+            continue
+        assert line["moment"] == mine[0]["moment"]
         assert line["requester"] == (mine[0]["initiator"] or {}).get("person")
         assert line["approvers"] == [approval["person"] for approval in mine[0]["approvals"]]
         assert line["refused"] == (mine[0]["refusal"] or {}).get("code")
@@ -652,6 +683,78 @@ def test_stale_base_and_a_policys_rule_are_printed_as_what_the_entry_claims(lang
         assert line["kind"] == "change"
         assert line["policy"] == "anybody"
         assert line["checked"] == ["chain", "publisher", "requester", "approvers"]
+
+
+def left_releases(forge: Forge) -> list[str]:
+    """Append entries about releases that only who holds definitions can refuse; return the codes of our verifier."""
+    key, plan = FlagKey("spring"), forge.plan("spring", share=0, walk=Walk.ON)
+    release = story.spring(forge)
+    story.taken(forge, Step(key, release, 0))
+    story.taken(forge, Step(FlagKey("nothing"), release, 0))
+    story.taken(forge, story.proposed(forge, forge.release_op("spring", plan), title="walk it again"))
+    walked = story.spring(forge)
+    story.taken(forge, Step(key, release, 0))
+    story.taken(forge, Step(key, walked, 2))
+    story.taken(forge, Step(key, walked, -1))
+    story.taken(forge, Step(key, walked, 0))
+    early = Step(key, story.spring(forge), 1)
+    forge.append(early, signed_by=story.NEW_PUBLISHER)
+    opened = forge.hoist("spring", share=2000)
+    story.taken(forge, story.proposed(forge, opened, title="opens a gate", kind=ProposalKind.ROLLBACK))
+    note = gated_flag("spring", metadata={"note": "edited"})
+    story.taken(forge, story.proposed(forge, forge.op("cart.spring", note), title="a note"))
+    back = forge.hoist("spring", share=0, walk=Walk.OFF)
+    story.taken(forge, story.proposed(forge, back, title="would lose the note", kind=ProposalKind.ROLLBACK))
+    loose = story.proposed(
+        forge, forge.release_op("loose", release_plan("banner", gate=Gate(share=1000))), title="loose"
+    )
+    story.taken(forge, loose)
+    return [
+        "bad_definition", "bad_definition", "", "stale_base", "bad_definition", "bad_definition", "", "not_yet",
+        "bad_definition", "", "revert_conflict", "bad_definition",
+    ]  # fmt: skip
+
+
+@in_each_language
+def test_what_plans_and_definitions_say_of_steps_and_rollbacks_is_printed_as_what_the_entry_claims(language, topic):
+    forge = story.told()
+    codes = left_releases(forge)
+    examination, accounts = examined(forge.first_root, forge.records)
+    assert [account.refusal.code if account.refusal else "" for account in accounts[-len(codes) :]] == codes
+    topic.write(forge.records)
+    told = topic.read(language, forge.first_root)
+    assert told.code == 0
+    assert told.counts == expected_counts(examination)
+    for line, account in zip(told.lines[-len(codes) :], accounts[-len(codes) :], strict=True):
+        assert line["refused"] is None
+        if isinstance(account.entry.body, Step):
+            assert (line["kind"], line["checked"]) == ("step", ["chain", "publisher"])
+            assert (line["release"], line["stage"]) == (account.entry.body.release, account.entry.body.stage)
+            assert (line["requester"], line["approvers"], line["policy"]) == (None, [], None)
+        else:
+            assert line["kind"] in ("change", "rollback")
+            assert line["checked"] == ["chain", "publisher", "requester", "approvers"]
+
+
+@in_each_language
+def test_time_of_a_step_or_a_preparation_holds_up_no_later_entry(language, topic):
+    """A publisher alone may date a step; had its time counted, approvals of that day would have expired since."""
+    forge = story.begun()
+    stages = (Stage("1%", False, 1000, 0), Stage("all", False, SHARE_MAX, 0))
+    plan = release_plan("cart", stages=stages, gate=Gate(walk=Walk.ON))
+    story.change(forge, forge.release_op("sale", plan), forge.op("cart", gated_flag("sale")), title="a walked sale")
+    version = forge.ledger.snapshot.releases[FlagKey("sale")].version
+    forge.append(Step(FlagKey("sale"), version, 0), published_at=forge.now_ms + 30 * DAY_MS)
+    proposal = story.asked(forge, forge.op("cart", gated_flag("sale")), by=ADA, title="shown", acked_percent=50)
+    approvals = story.approved(forge, proposal, GRACE)
+    body = Release(proposal, approvals, allowing_rule(forge.root))
+    forge.append(Preparation(body), published_at=forge.now_ms + DAY_MS // 2)
+    story.change(forge, forge.op("other", boolean_flag()), title="on the same day")
+    forge.append(body)
+    topic.write(forge.records)
+    told = topic.read(language, forge.first_root)
+    assert_agrees(told, forge.first_root, forge.records)
+    assert [line["kind"] for line in told.lines[1:]] == ["change", "step", "preparation", "change", "change"]
 
 
 @in_each_language

@@ -15,6 +15,7 @@ type Account struct {
 	RootSigners []string
 	Ratifies    *int64
 	Holder      *string
+	Moment      *int64 // before which what it changed must not be served, Unix ms
 	Refused     *string
 	Checked     []string
 
@@ -71,6 +72,13 @@ func (a *Account) Line() string {
 		o.null("title", "reason", "ticket")
 	}
 	o.raw("ops", "["+strings.Join(ops, ",")+"]")
+	o.optionalNumber("moment", a.Moment)
+	if step, is := a.entry.Body.(*Step); is {
+		o.text("release", step.Release)
+		o.number("stage", int64(step.Stage))
+	} else {
+		o.null("release", "stage")
+	}
 	if a.root != nil {
 		o.number("new_root_version", int64(a.root.Version))
 		o.text("new_root_sha256", hexOf(a.root.SHA256))
@@ -78,11 +86,7 @@ func (a *Account) Line() string {
 		o.null("new_root_version", "new_root_sha256")
 	}
 	o.texts("root_signers", a.RootSigners)
-	if a.Ratifies != nil {
-		o.number("ratifies", *a.Ratifies)
-	} else {
-		o.null("ratifies")
-	}
+	o.optionalNumber("ratifies", a.Ratifies)
 	o.optionalText("holder", a.Holder)
 	o.optionalText("refused", a.Refused)
 	o.texts("checked", a.Checked)
@@ -110,6 +114,14 @@ func (o *object) String() string { return "{" + strings.Join(o.fields, ",") + "}
 func (o *object) raw(name, value string) { o.fields = append(o.fields, quoted(name)+":"+value) }
 
 func (o *object) number(name string, value int64) { o.raw(name, strconv.FormatInt(value, 10)) }
+
+func (o *object) optionalNumber(name string, value *int64) {
+	if value == nil {
+		o.null(name)
+		return
+	}
+	o.number(name, *value)
+}
 
 func (o *object) text(name, value string) { o.raw(name, quoted(value)) }
 

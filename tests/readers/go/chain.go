@@ -12,6 +12,7 @@ const (
 	firstEpoch         = 1
 	emergencyLifeMsMax = 10 * 60_000
 	emergencyFlagsMax  = 50
+	leadMsMax          = 5 * 60_000
 )
 
 // errNotUnderstood: a record that only a newer release can judge. It must not be skipped, so reading ends there.
@@ -43,6 +44,7 @@ type Chain struct {
 	hashes      [][32]byte
 	epochStarts []epochStart
 	unratified  map[[32]byte]emergency
+	prepared    map[[32]byte]int64 // a proposal that was prepared: when it expires
 	forgers     map[string]bool
 	quarantined bool
 	furthestGap int64
@@ -57,7 +59,7 @@ type epochStart struct{ seq, epoch int64 }
 func NewChain(codec *Codec, beginning Beginning) *Chain {
 	return &Chain{
 		codec: codec, beginning: beginning, epoch: firstEpoch,
-		unratified: map[[32]byte]emergency{}, forgers: map[string]bool{},
+		unratified: map[[32]byte]emergency{}, prepared: map[[32]byte]int64{}, forgers: map[string]bool{},
 	}
 }
 
@@ -280,6 +282,11 @@ func (c *Chain) judge(entry *Entry, hash [32]byte) (*Account, error) {
 			err = c.judgeRoot(entry, body, account)
 		case *Release:
 			err = c.judgeRelease(entry, body, account)
+		case *Preparation:
+			err = c.judgePreparation(entry, body, account)
+		case *Step:
+			// What it does, the plan in force says; who holds no plans can only say that the publisher took it.
+			account.Kind = "step"
 		case *Ratification:
 			err = c.judgeRatification(entry, body, account)
 		}
@@ -335,6 +342,32 @@ func (c *Chain) successor(envelope *Envelope) (*Root, error) {
 }
 
 func (c *Chain) judgeRelease(entry *Entry, release *Release, account *Account) error {
+	if err := c.judgeProposed(entry, release, account); err != nil {
+		return err
+	}
+	account.Kind = kinds[account.proposal.Kind]
+	if _, prepared := c.prepared[*account.proposalSHA256]; account.proposal.AckedPercent != nil && !prepared {
+		return refuse("not_approved", "it asks for acknowledgements, and no entry has prepared it")
+	}
+	return nil
+}
+
+// The kind of an entry that publishes a proposal, by that one's.
+var kinds = map[string]string{"CHANGE": "change", "ROLLBACK": "rollback", "DRILL": "drill", "EMERGENCY": "emergency"}
+
+func (c *Chain) judgePreparation(entry *Entry, body *Preparation, account *Account) error {
+	if err := c.judgeProposed(entry, &body.Release, account); err != nil {
+		return err
+	}
+	account.Kind, account.Moment = "preparation", nil
+	if account.proposal.AckedPercent == nil {
+		return refuse("bad_definition", "want a proposal prepared that asks for acknowledgements, this one does not")
+	}
+	return nil
+}
+
+// judgeProposed says whether a proposal may be published now, or prepared to be.
+func (c *Chain) judgeProposed(entry *Entry, release *Release, account *Account) error {
 	proposal, err := c.verifiedProposal(&release.Proposal)
 	if err != nil {
 		return err
@@ -347,41 +380,57 @@ func (c *Chain) judgeRelease(entry *Entry, release *Release, account *Account) e
 	}
 	account.propose(proposal, digest(&release.Proposal))
 	account.Policy = &release.Policy
-	if proposal.Kind == "EMERGENCY" {
-		err = c.judgeEmergency(entry, release, proposal, account)
-	} else {
-		err = c.judgeChange(entry, release, proposal, account)
+	if err := c.checkPeople(entry, release, account); err != nil {
+		return err
 	}
-	if err == nil && proposal.MinPin > entry.Seq {
-		err = refuse("bad_definition", "min_pin: want at most %d, got %d", entry.Seq, proposal.MinPin)
+	if proposal.MinPin > entry.Seq {
+		return refuse("bad_definition", "min_pin: want at most %d, got %d", entry.Seq, proposal.MinPin)
 	}
-	return err
+	if account.Moment, err = momentOf(proposal, entry.PublishedAt); err != nil {
+		return err
+	}
+	if err := checkRollback(proposal); err != nil {
+		return err
+	}
+	return c.checkRule(release, account)
 }
 
-func (c *Chain) judgeEmergency(entry *Entry, release *Release, proposal *Proposal, account *Account) error {
-	account.Kind = "emergency"
-	if proposal.CreatedAt > entry.PublishedAt+emergencyLifeMsMax {
-		return refuse("bad_definition", "an emergency dated ahead, at %d", proposal.CreatedAt)
+// checkPeople refuses what too few people stand behind. A kill and a rehearsal wait for nobody.
+func (c *Chain) checkPeople(entry *Entry, release *Release, account *Account) error {
+	switch proposal := account.proposal; proposal.Kind {
+	case "EMERGENCY", "DRILL":
+		if proposal.Kind == "EMERGENCY" && proposal.CreatedAt > entry.PublishedAt+emergencyLifeMsMax {
+			return refuse("bad_definition", "an emergency dated ahead, at %d", proposal.CreatedAt)
+		}
+		if len(release.Approvals) > 0 {
+			return refuse("not_approved", "want %s without approvals, got %d", proposal.Kind, len(release.Approvals))
+		}
+	default:
+		approvers, err := c.countedApprovers(proposal, *account.proposalSHA256, release.Approvals, entry.PublishedAt)
+		if err != nil {
+			return err
+		}
+		account.Approvers = approvers
+		account.Checked = append(account.Checked, "approvers")
 	}
-	if len(release.Approvals) > 0 || release.Policy != "emergency" {
-		return refuse("not_approved", "want an emergency without approvals and under the rule of emergencies")
-	}
-	account.Checked = append(account.Checked, "policy")
 	return nil
 }
 
-func (c *Chain) judgeChange(entry *Entry, release *Release, proposal *Proposal, account *Account) error {
-	account.Kind = "change"
-	approvers, err := c.countedApprovers(proposal, *account.proposalSHA256, release.Approvals, entry.PublishedAt)
-	if err != nil {
-		return err
+// checkRule refuses an entry that names another rule than the one that allowed it, as far as that needs no policy.
+func (c *Chain) checkRule(release *Release, account *Account) error {
+	var wanted string
+	switch account.proposal.Kind {
+	case "EMERGENCY":
+		wanted = "emergency"
+	case "DRILL":
+		wanted = "drill"
+	default:
+		if c.Root.Policy != "" {
+			return nil // which rule of a policy allows a change is the verifier's to say: the name is the publisher's claim
+		}
+		wanted = fmt.Sprintf("approvals>=%d", c.Root.grant(roleApprover).Threshold)
 	}
-	account.Approvers = approvers
-	account.Checked = append(account.Checked, "approvers")
-	if c.Root.Policy != "" {
-		return nil // which rule of a policy allows a change is the verifier's to say: the name is the publisher's claim
-	}
-	if wanted := fmt.Sprintf("approvals>=%d", c.Root.grant(roleApprover).Threshold); release.Policy != wanted {
+	if release.Policy != wanted {
 		return refuse("not_approved", "policy: want %q, got %q", wanted, release.Policy)
 	}
 	account.Checked = append(account.Checked, "policy")
@@ -487,29 +536,84 @@ func (c *Chain) countedApprovers(proposal *Proposal, sha256 [32]byte, envelopes 
 	return approvers, nil
 }
 
-// checkKind refuses a kill outside of an emergency, and an emergency that is anything but a kill.
+// checkKind refuses a kill outside of an emergency, an emergency that is anything but a kill, a drill that is anything
+// but a rehearsal, and a moment that cannot be.
 func checkKind(p *Proposal) error {
-	if p.Kind == "ROLLBACK" || p.ActivateAt != nil {
-		return &errNotUnderstood{fmt.Sprintf("proposal %s: kind %s, or activate_at", p.ProposalID, p.Kind)}
-	}
-	kills := 0
+	kills, drills := 0, 0
 	for _, op := range p.Ops {
-		if op.Target != "FLAG" && op.Target != "EVALUATOR" {
+		if op.Target == "POLICY" {
 			return &errNotUnderstood{fmt.Sprintf("proposal %s: op %s of %s", p.ProposalID, op.Action, op.Target)}
 		}
-		if op.Action == "KILL" && op.Target == "FLAG" {
+		if op.Action == "KILL" {
 			kills++
-		} else if op.Action == "KILL" || p.Kind == "EMERGENCY" {
-			return refuse("bad_definition", "proposal %s: op %s of %s in a %s", p.ProposalID, op.Action, op.Target, p.Kind)
+		}
+		if op.Target == "DRILL" {
+			drills++
 		}
 	}
+	if err := checkMoment(p); err != nil {
+		return err
+	}
+	emergency := p.Kind == "EMERGENCY"
 	switch {
-	case p.Kind != "EMERGENCY" && kills > 0:
+	case (p.Kind == "DRILL") != (drills == len(p.Ops)):
+		return refuse("bad_definition", "proposal %s: %d of %d ops on DRILL in a %s", p.ProposalID, drills, len(p.Ops), p.Kind)
+	case !emergency && kills > 0:
 		return refuse("bad_definition", "proposal %s: KILL in a %s", p.ProposalID, p.Kind)
+	case emergency && kills < len(p.Ops):
+		return refuse("bad_definition", "proposal %s: %d of %d ops kill in an emergency", p.ProposalID, kills, len(p.Ops))
 	case kills > emergencyFlagsMax:
-		return refuse("bad_definition", "proposal %s: %d flags in one emergency", p.ProposalID, kills)
-	case p.Kind == "EMERGENCY" && p.ExpiresAt-p.CreatedAt > emergencyLifeMsMax:
+		return refuse("bad_definition", "proposal %s: %d kills in one emergency", p.ProposalID, kills)
+	case emergency && p.ExpiresAt-p.CreatedAt > emergencyLifeMsMax:
 		return refuse("bad_definition", "proposal %s: lives %d ms", p.ProposalID, p.ExpiresAt-p.CreatedAt)
+	}
+	for _, op := range p.Ops {
+		if op.Action == "KILL" && op.Target != "FLAG" && op.Target != "RELEASE" {
+			return refuse("bad_definition", "proposal %s: op KILL of %s", p.ProposalID, op.Target)
+		}
+	}
+	return nil
+}
+
+func checkMoment(p *Proposal) error {
+	switch {
+	case p.ActivateAt == nil && p.LeadMs == nil && p.AckedPercent == nil:
+		return nil
+	case p.Kind == "EMERGENCY" || p.Kind == "DRILL":
+		return refuse("bad_definition", "proposal %s: want a %s without a moment", p.ProposalID, p.Kind)
+	case p.ActivateAt != nil && p.LeadMs != nil:
+		return refuse("bad_definition", "proposal %s: want activate_at or lead_ms, got both", p.ProposalID)
+	case p.LeadMs != nil && (*p.LeadMs < 1 || *p.LeadMs > leadMsMax):
+		return refuse("bad_definition", "proposal %s: want a lead_ms of 1 .. %d, got %d", p.ProposalID, leadMsMax, *p.LeadMs)
+	case p.AckedPercent != nil && (*p.AckedPercent < 1 || *p.AckedPercent > 100):
+		return refuse("bad_definition", "proposal %s: want an acked_percent of 1 .. 100, got %d", p.ProposalID, *p.AckedPercent)
+	}
+	return nil
+}
+
+// momentOf returns when a proposal takes effect that is published at a time; nil: at once.
+func momentOf(p *Proposal, at int64) (*int64, error) {
+	switch {
+	case p.LeadMs != nil:
+		moment := at + *p.LeadMs
+		return &moment, nil
+	case p.ActivateAt == nil:
+		return nil, nil
+	case at > *p.ActivateAt:
+		return nil, refuse("expired", "proposal %s takes effect at %d, published at %d", p.ProposalID, *p.ActivateAt, at)
+	case at < *p.ActivateAt-leadMsMax:
+		return nil, refuse("not_yet", "proposal %s takes effect at %d, published at %d", p.ProposalID, *p.ActivateAt, at)
+	}
+	return p.ActivateAt, nil
+}
+
+// checkRollback refuses a rollback that does anything but set releases; whether it closes their gates, and restores what
+// was before, the definitions say.
+func checkRollback(p *Proposal) error {
+	for _, op := range p.Ops {
+		if p.Kind == "ROLLBACK" && (op.Target != "RELEASE" || op.Action != "PUT" || op.Source != "") {
+			return refuse("bad_definition", "proposal %s: op %s of %s in a ROLLBACK", p.ProposalID, op.Action, op.Target)
+		}
 	}
 	return nil
 }
@@ -519,11 +623,15 @@ func (c *Chain) reject(entry *Entry, refusal *Refusal, account *Account) {
 	account.Kind, account.Refused = "rejected", &refusal.Code
 	var approvals []Envelope
 	var of [32]byte
+	release, _ := entry.Body.(*Release)
+	if preparation, is := entry.Body.(*Preparation); is {
+		release = &preparation.Release
+	}
 	switch body := entry.Body.(type) {
-	case *Release:
-		approvals = body.Approvals
-		of = digest(&body.Proposal)
-		if proposal, err := c.verifiedProposal(&body.Proposal); err == nil {
+	case *Release, *Preparation:
+		approvals = release.Approvals
+		of = digest(&release.Proposal)
+		if proposal, err := c.verifiedProposal(&release.Proposal); err == nil {
 			account.propose(proposal, of)
 		}
 	case *Ratification:
@@ -543,11 +651,15 @@ func (c *Chain) reject(entry *Entry, refusal *Refusal, account *Account) {
 
 func (c *Chain) advance(entry *Entry, hash [32]byte, account *Account) {
 	switch account.Kind {
-	case "change", "emergency", "ratification":
-		// Only a time that people's expiries bound counts: a publisher alone could date a claim years ahead.
+	case "change", "rollback", "drill", "emergency", "ratification":
+		// Only a time that people's expiries bound counts: a publisher alone could date a claim, or a step, years ahead.
 		c.publishedAt = entry.PublishedAt
 	}
 	switch account.Kind {
+	case "change", "rollback", "drill":
+		delete(c.prepared, *account.proposalSHA256)
+	case "preparation":
+		c.prepare(entry, account)
 	case "emergency":
 		if c.Root.grant(roleApprover).Threshold > 0 {
 			c.unratified[*account.proposalSHA256] = emergency{entry.Seq, account.proposal}
@@ -563,6 +675,16 @@ func (c *Chain) advance(entry *Entry, hash [32]byte, account *Account) {
 	if n := len(c.epochStarts); n == 0 || c.epochStarts[n-1].epoch != entry.Epoch {
 		c.epochStarts = append(c.epochStarts, epochStart{entry.Seq, entry.Epoch})
 	}
+}
+
+// prepare keeps a proposal that was prepared, and forgets those that can be published no more.
+func (c *Chain) prepare(entry *Entry, account *Account) {
+	for sha256, expiresAt := range c.prepared {
+		if expiresAt < entry.PublishedAt {
+			delete(c.prepared, sha256)
+		}
+	}
+	c.prepared[*account.proposalSHA256] = account.proposal.ExpiresAt
 }
 
 // takeRoot puts a root into force. Once no key that signed two histories can sign any more, a fork is over.

@@ -79,6 +79,18 @@ type Ratification struct {
 	Approvals      []Envelope `avro:"approvals"`
 }
 
+// Preparation shows a proposal before it is published, so that sidecars acknowledge it.
+type Preparation struct {
+	Release Release `avro:"release"`
+}
+
+// Step takes a release to its next stage. Nobody but the publisher signs it.
+type Step struct {
+	Release         string `avro:"release"`
+	ExpectedVersion int64  `avro:"expected_version"`
+	Stage           int    `avro:"stage"`
+}
+
 type Entry struct {
 	LogID       string `avro:"log_id"`
 	Seq         int64  `avro:"seq"`
@@ -86,7 +98,7 @@ type Entry struct {
 	Epoch       int64  `avro:"epoch"`
 	RootVersion int    `avro:"root_version"`
 	PublishedAt int64  `avro:"published_at"`
-	Body        any    `avro:"body"` // *Release, *RootUpdate, *EpochClaim or *Ratification
+	Body        any    `avro:"body"` // *Release, *RootUpdate, *EpochClaim, *Ratification, *Preparation or *Step
 }
 
 type Op struct {
@@ -110,7 +122,10 @@ type Proposal struct {
 	Ticket     *string `avro:"ticket"`
 	Ops        []Op    `avro:"ops"`
 	ActivateAt *int64  `avro:"activate_at"`
-	MinPin     int64   `avro:"min_pin"`
+	LeadMs     *int64  `avro:"lead_ms"`
+	// Percent of the fleet.
+	AckedPercent *int  `avro:"acked_percent"`
+	MinPin       int64 `avro:"min_pin"`
 }
 
 type Approval struct {
@@ -169,6 +184,8 @@ func LoadCodec(directory string) (*Codec, error) {
 	api.Register("flaghoist.v1.RootUpdate", &RootUpdate{})
 	api.Register("flaghoist.v1.EpochClaim", &EpochClaim{})
 	api.Register("flaghoist.v1.Ratification", &Ratification{})
+	api.Register("flaghoist.v1.Preparation", &Preparation{})
+	api.Register("flaghoist.v1.Step", &Step{})
 	codec := &Codec{api, map[string]avro.Schema{}}
 	for _, name := range []string{"envelope", "entry", "proposal", "approval", "root"} {
 		text, err := os.ReadFile(filepath.Join(directory, name+".avsc"))
@@ -257,6 +274,11 @@ func (c *Codec) Proposal(payload []byte) (*Proposal, error) {
 			return nil, err
 		}
 	}
+	if p.LeadMs != nil {
+		if err := moment("lead_ms", *p.LeadMs); err != nil {
+			return nil, err
+		}
+	}
 	return &p, natural("min_pin", p.MinPin)
 }
 
@@ -330,7 +352,11 @@ func (e *Envelope) check() error {
 func checkBody(body any) error {
 	switch b := body.(type) {
 	case *Release:
-		return first(b.Proposal.check(), checkApprovals(b.Approvals), text("policy", b.Policy, titleCharsMax))
+		return b.check()
+	case *Preparation:
+		return b.Release.check()
+	case *Step:
+		return first(form("flag key", keyForm, b.Release), natural("expected_version", b.ExpectedVersion))
 	case *RootUpdate:
 		return b.Root.check()
 	case *Ratification:
@@ -340,6 +366,10 @@ func checkBody(body any) error {
 	default:
 		return malformed("entry: body %T", body)
 	}
+}
+
+func (r *Release) check() error {
+	return first(r.Proposal.check(), checkApprovals(r.Approvals), text("policy", r.Policy, titleCharsMax))
 }
 
 func checkApprovals(envelopes []Envelope) error {

@@ -14,6 +14,8 @@ final class Account {
   String policy;
   Root root;
   Collection<String> rootSigners = List.of();
+  /** Before which what it changed must not be served, Unix milliseconds; null: at once. */
+  Long moment;
   Long ratifies;
   String holder;
   String refused;
@@ -56,6 +58,10 @@ final class Account {
     json.add("reason", proposal == null ? null : proposal.reason());
     json.add("ticket", proposal == null ? null : proposal.ticket());
     json.add("ops", proposal == null ? List.of() : ops());
+    json.add("moment", moment);
+    Codec.Step step = entry.body() instanceof Codec.Step taken ? taken : null;
+    json.add("release", step == null ? null : step.release());
+    json.add("stage", step == null ? null : (Long) (long) step.stage());
     json.add("new_root_version", root == null ? null : (Long) (long) root.record.version());
     json.add("new_root_sha256", root == null ? null : root.sha256);
     json.add("root_signers", rootSigners);

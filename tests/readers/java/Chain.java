@@ -16,6 +16,10 @@ final class Chain {
   private static final long FIRST_EPOCH = 1;
   private static final long EMERGENCY_LIFE_MS_MAX = 10 * 60_000;
   private static final int EMERGENCY_FLAGS_MAX = 50;
+  private static final long LEAD_MS_MAX = 5 * 60_000;
+  // The kind of an entry that publishes a proposal, by that one's.
+  private static final Map<String, String> KINDS =
+      Map.of("CHANGE", "change", "ROLLBACK", "rollback", "DRILL", "drill", "EMERGENCY", "emergency");
 
   private record Emergency(long seq, Codec.Proposal proposal) {}
 
@@ -29,6 +33,8 @@ final class Chain {
   private final List<Hash> hashes = new ArrayList<>();
   private final TreeMap<Long, Long> epochStarts = new TreeMap<>();
   private final Map<Hash, Emergency> unratified = new HashMap<>();
+  // A proposal that was prepared: when it expires.
+  private final Map<Hash, Long> prepared = new HashMap<>();
   private final Set<String> forgers = new HashSet<>();
   private boolean quarantined;
   private long furthestGap;
@@ -244,6 +250,11 @@ final class Chain {
         judgeRoot(entry, update, account);
       } else if (entry.body() instanceof Codec.Release release) {
         judgeRelease(entry, release, account);
+      } else if (entry.body() instanceof Codec.Preparation preparation) {
+        judgePreparation(entry, preparation, account);
+      } else if (entry.body() instanceof Codec.Step) {
+        // What it does, the plan in force says; who holds no plans can only say that the publisher took it.
+        account.kind = "step";
       } else if (entry.body() instanceof Codec.Ratification ratification) {
         judgeRatification(entry, ratification, account);
       }
@@ -291,6 +302,25 @@ final class Chain {
   }
 
   private void judgeRelease(Codec.Entry entry, Codec.Release release, Account account) throws Refusal, NotUnderstood {
+    judgeProposed(entry, release, account);
+    account.kind = KINDS.get(account.proposal.kind());
+    if (account.proposal.ackedPercent() != null && !prepared.containsKey(account.proposalSha256)) {
+      throw new Refusal("not_approved", "it asks for acknowledgements, and no entry has prepared it");
+    }
+  }
+
+  private void judgePreparation(Codec.Entry entry, Codec.Preparation body, Account account)
+      throws Refusal, NotUnderstood {
+    judgeProposed(entry, body.release(), account);
+    account.kind = "preparation";
+    account.moment = null;
+    if (account.proposal.ackedPercent() == null) {
+      throw new Refusal("bad_definition", "want a proposal prepared that asks for acknowledgements, this one does not");
+    }
+  }
+
+  /** Says whether a proposal may be published now, or prepared to be. */
+  private void judgeProposed(Codec.Entry entry, Codec.Release release, Account account) throws Refusal, NotUnderstood {
     Codec.Proposal proposal = verifiedProposal(release.proposal());
     checkKind(proposal);
     if (entry.publishedAt() > proposal.expiresAt()) {
@@ -298,38 +328,43 @@ final class Chain {
     }
     account.propose(proposal, Signatures.digest(release.proposal()));
     account.policy = release.policy();
-    if (proposal.kind().equals("EMERGENCY")) {
-      judgeEmergency(entry, release, proposal, account);
-    } else {
-      judgeChange(entry, release, proposal, account);
-    }
+    checkPeople(entry, release, account);
     if (proposal.minPin() > entry.seq()) {
       throw new Refusal("bad_definition", "min_pin: want at most %d, got %d", entry.seq(), proposal.minPin());
     }
+    account.moment = momentOf(proposal, entry.publishedAt());
+    checkRollback(proposal);
+    checkRule(release, account);
   }
 
-  private void judgeEmergency(Codec.Entry entry, Codec.Release release, Codec.Proposal proposal, Account account)
-      throws Refusal {
-    account.kind = "emergency";
-    if (proposal.createdAt() > entry.publishedAt() + EMERGENCY_LIFE_MS_MAX) {
+  /** Refuses what too few people stand behind. A kill and a rehearsal wait for nobody. */
+  private void checkPeople(Codec.Entry entry, Codec.Release release, Account account) throws Refusal {
+    Codec.Proposal proposal = account.proposal;
+    boolean emergency = proposal.kind().equals("EMERGENCY");
+    if (!emergency && !proposal.kind().equals("DRILL")) {
+      account.approvers.addAll(
+          countedApprovers(proposal, account.proposalSha256, release.approvals(), entry.publishedAt()));
+      account.checked.add("approvers");
+      return;
+    }
+    if (emergency && proposal.createdAt() > entry.publishedAt() + EMERGENCY_LIFE_MS_MAX) {
       throw new Refusal("bad_definition", "an emergency dated ahead, at %d", proposal.createdAt());
     }
-    if (!release.approvals().isEmpty() || !release.policy().equals("emergency")) {
-      throw new Refusal("not_approved", "want an emergency without approvals and under the rule of emergencies");
+    if (!release.approvals().isEmpty()) {
+      throw new Refusal(
+          "not_approved", "want %s without approvals, got %d", proposal.kind(), release.approvals().size());
     }
-    account.checked.add("policy");
   }
 
-  private void judgeChange(Codec.Entry entry, Codec.Release release, Codec.Proposal proposal, Account account)
-      throws Refusal {
-    account.kind = "change";
-    account.approvers.addAll(
-        countedApprovers(proposal, account.proposalSha256, release.approvals(), entry.publishedAt()));
-    account.checked.add("approvers");
-    if (!root.record.policy().isEmpty()) {
+  /** Refuses an entry that names another rule than the one that allowed it, as far as that needs no policy. */
+  private void checkRule(Codec.Release release, Account account) throws Refusal {
+    String kind = account.proposal.kind();
+    String wanted = "approvals>=" + root.grant(Root.APPROVER).threshold();
+    if (kind.equals("EMERGENCY") || kind.equals("DRILL")) {
+      wanted = kind.equals("DRILL") ? "drill" : "emergency";
+    } else if (!root.record.policy().isEmpty()) {
       return; // which rule of a policy allows a change is the verifier's to say: the name is the publisher's claim
     }
-    String wanted = "approvals>=" + root.grant(Root.APPROVER).threshold();
     if (!release.policy().equals(wanted)) {
       throw new Refusal("not_approved", "policy: want %s, got %s", wanted, release.policy());
     }
@@ -421,30 +456,92 @@ final class Chain {
     return approvers;
   }
 
-  /** Refuses a kill outside of an emergency, and an emergency that is anything but a kill. */
+  /**
+   * Refuses a kill outside of an emergency, an emergency that is anything but a kill, a drill that is anything but a
+   * rehearsal, and a moment that cannot be.
+   */
   private static void checkKind(Codec.Proposal proposal) throws Refusal, NotUnderstood {
-    boolean emergency = proposal.kind().equals("EMERGENCY");
-    if (proposal.kind().equals("ROLLBACK") || proposal.activateAt() != null) {
-      throw new NotUnderstood("proposal %s: kind %s, or activate_at", proposal.proposalId(), proposal.kind());
-    }
+    int kills = 0;
+    int drills = 0;
     for (Codec.Op op : proposal.ops()) {
-      if (!op.target().equals("FLAG") && !op.target().equals("EVALUATOR")) {
+      if (op.target().equals("POLICY")) {
         throw new NotUnderstood("proposal %s: op %s of %s", proposal.proposalId(), op.action(), op.target());
       }
+      kills += op.action().equals("KILL") ? 1 : 0;
+      drills += op.target().equals("DRILL") ? 1 : 0;
     }
-    for (Codec.Op op : proposal.ops()) {
-      if (op.action().equals("KILL") != emergency || (emergency && !op.target().equals("FLAG"))) {
-        throw new Refusal(
-            "bad_definition", "proposal %s: op %s of %s in a %s",
-            proposal.proposalId(), op.action(), op.target(), proposal.kind());
-      }
+    checkMoment(proposal);
+    int ops = proposal.ops().size();
+    boolean emergency = proposal.kind().equals("EMERGENCY");
+    if (proposal.kind().equals("DRILL") != (drills == ops)) {
+      throw bad(proposal, drills + " of " + ops + " ops on DRILL");
     }
-    if (emergency && proposal.ops().size() > EMERGENCY_FLAGS_MAX) {
-      throw new Refusal("bad_definition", "%d flags in one emergency", proposal.ops().size());
+    if (kills != (emergency ? ops : 0)) {
+      throw bad(proposal, kills + " of " + ops + " ops kill");
+    }
+    if (kills > EMERGENCY_FLAGS_MAX) {
+      throw bad(proposal, "more than " + EMERGENCY_FLAGS_MAX + " kills");
     }
     if (emergency && proposal.expiresAt() - proposal.createdAt() > EMERGENCY_LIFE_MS_MAX) {
-      throw new Refusal("bad_definition", "an emergency that lives too long: proposal %s", proposal.proposalId());
+      throw bad(proposal, "lives too long");
     }
+    for (Codec.Op op : proposal.ops()) {
+      if (op.action().equals("KILL") && !op.target().equals("FLAG") && !op.target().equals("RELEASE")) {
+        throw bad(proposal, "KILL of " + op.target());
+      }
+    }
+  }
+
+  private static void checkMoment(Codec.Proposal proposal) throws Refusal {
+    Long lead = proposal.leadMs();
+    Integer acked = proposal.ackedPercent();
+    if (proposal.activateAt() == null && lead == null && acked == null) {
+      return;
+    }
+    if (proposal.kind().equals("EMERGENCY") || proposal.kind().equals("DRILL")) {
+      throw bad(proposal, "want no moment");
+    }
+    if (proposal.activateAt() != null && lead != null) {
+      throw bad(proposal, "want activate_at or lead_ms, got both");
+    }
+    if (lead != null && (lead < 1 || lead > LEAD_MS_MAX)) {
+      throw bad(proposal, "want a lead_ms of 1 .. " + LEAD_MS_MAX + ", got " + lead);
+    }
+    if (acked != null && (acked < 1 || acked > 100)) {
+      throw bad(proposal, "want an acked_percent of 1 .. 100, got " + acked);
+    }
+  }
+
+  /** Returns when a proposal takes effect that is published at a time; null: at once. */
+  private static Long momentOf(Codec.Proposal proposal, long at) throws Refusal {
+    if (proposal.leadMs() != null) {
+      return at + proposal.leadMs();
+    }
+    Long moment = proposal.activateAt();
+    if (moment != null && at > moment) {
+      throw new Refusal("expired", "it takes effect at %d, published at %d", moment, at);
+    }
+    if (moment != null && at < moment - LEAD_MS_MAX) {
+      throw new Refusal("not_yet", "it takes effect at %d, published at %d", moment, at);
+    }
+    return moment;
+  }
+
+  /**
+   * Refuses a rollback that does anything but set releases; whether it closes their gates, and restores what was before,
+   * the definitions say.
+   */
+  private static void checkRollback(Codec.Proposal proposal) throws Refusal {
+    for (Codec.Op op : proposal.ops()) {
+      boolean sets = op.target().equals("RELEASE") && op.action().equals("PUT") && op.source().isEmpty();
+      if (proposal.kind().equals("ROLLBACK") && !sets) {
+        throw bad(proposal, "op " + op.action() + " of " + op.target());
+      }
+    }
+  }
+
+  private static Refusal bad(Codec.Proposal proposal, String what) {
+    return new Refusal("bad_definition", "proposal %s, %s: %s", proposal.proposalId(), proposal.kind(), what);
   }
 
   /** Returns the account of an entry that changed nothing: only what its own signatures prove. */
@@ -454,7 +551,8 @@ final class Chain {
     account.refused = why.code;
     List<Codec.Envelope> approvals = List.of();
     Hash of = null;
-    if (entry.body() instanceof Codec.Release release) {
+    Codec.Release release = entry.body().carried();
+    if (release != null) {
       approvals = release.approvals();
       of = Signatures.digest(release.proposal());
       try {
@@ -483,8 +581,15 @@ final class Chain {
   private void advance(Account account) {
     Codec.Entry entry = account.entry;
     switch (account.kind) {
-      // Only a time that people's expiries bound counts: a publisher alone could date a claim years ahead.
-      case "change" -> publishedAt = entry.publishedAt();
+      // Only a time that people's expiries bound counts: a publisher alone could date a claim, or a step, years ahead.
+      case "change", "rollback", "drill" -> {
+        publishedAt = entry.publishedAt();
+        prepared.remove(account.proposalSha256);
+      }
+      case "preparation" -> {
+        prepared.values().removeIf(expiresAt -> expiresAt < entry.publishedAt());
+        prepared.put(account.proposalSha256, account.proposal.expiresAt());
+      }
       case "emergency" -> {
         publishedAt = entry.publishedAt();
         if (root.grant(Root.APPROVER).threshold() > 0) {

@@ -51,10 +51,15 @@ final class Codec {
 
   record Envelope(String payloadType, Hash schemaSha256, byte[] payload, List<Signature> signatures) {}
 
-  sealed interface Body permits Release, RootUpdate, EpochClaim, Ratification {
+  sealed interface Body permits Release, RootUpdate, EpochClaim, Ratification, Preparation, Step {
     /** Whether the entry opens the next epoch: whoever takes over, and a root, end what others were about. */
     default boolean opensEpoch() {
       return this instanceof RootUpdate || this instanceof EpochClaim;
+    }
+
+    /** The proposal with its approvals that the entry publishes, or prepares; null when it does neither. */
+    default Release carried() {
+      return this instanceof Release release ? release : this instanceof Preparation shown ? shown.release() : null;
     }
   }
 
@@ -65,6 +70,12 @@ final class Codec {
   record EpochClaim(String holder) implements Body {}
 
   record Ratification(Hash proposalSha256, List<Envelope> approvals) implements Body {}
+
+  /** Shows a proposal before it is published, so that sidecars acknowledge it. */
+  record Preparation(Release release) implements Body {}
+
+  /** Takes a release to its next stage. Nobody but the publisher signs it. */
+  record Step(String release, int stage) implements Body {}
 
   record Entry(
       String logId, long seq, Hash prevHash, long epoch, int rootVersion, long publishedAt, Body body) {}
@@ -83,6 +94,8 @@ final class Codec {
       String ticket,
       List<Op> ops,
       Long activateAt,
+      Long leadMs,
+      Integer ackedPercent,
       long minPin) {}
 
   record Approval(String logId, Hash proposalSha256, String approver, String decision, long expiresAt) {}
@@ -170,9 +183,10 @@ final class Codec {
       ops.add(new Op(op.get("target").toString(), source, key, action));
     }
     Long activateAt = r.get("activate_at") == null ? null : (Long) moment("activate_at", r.get("activate_at"));
+    Long leadMs = r.get("lead_ms") == null ? null : (Long) moment("lead_ms", r.get("lead_ms"));
     return new Proposal(
         logId, proposalId, requester, createdAt, expiresAt, r.get("kind").toString(), title, reason, ticket, ops,
-        activateAt, natural("min_pin", r.get("min_pin")));
+        activateAt, leadMs, (Integer) r.get("acked_percent"), natural("min_pin", r.get("min_pin")));
   }
 
   Approval approval(byte[] payload) throws Refusal {
@@ -249,10 +263,12 @@ final class Codec {
   private static Body body(GenericRecord r) throws Refusal {
     switch (r.getSchema().getName()) {
       case "Release":
-        return new Release(
-            envelope((GenericRecord) r.get("proposal")),
-            approvals(r.get("approvals")),
-            text("policy", r.get("policy"), TITLE_CHARS_MAX));
+        return release(r);
+      case "Preparation":
+        return new Preparation(release((GenericRecord) r.get("release")));
+      case "Step":
+        natural("expected_version", r.get("expected_version"));
+        return new Step(form("flag key", KEY, r.get("release")), (Integer) r.get("stage"));
       case "RootUpdate":
         return new RootUpdate(envelope((GenericRecord) r.get("root")));
       case "Ratification":
@@ -260,6 +276,13 @@ final class Codec {
       default:
         return new EpochClaim(text("holder", r.get("holder"), TITLE_CHARS_MAX));
     }
+  }
+
+  private static Release release(GenericRecord r) throws Refusal {
+    return new Release(
+        envelope((GenericRecord) r.get("proposal")),
+        approvals(r.get("approvals")),
+        text("policy", r.get("policy"), TITLE_CHARS_MAX));
   }
 
   private static Envelope envelope(GenericRecord r) throws Refusal {
