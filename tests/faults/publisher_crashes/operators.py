@@ -7,35 +7,41 @@ import random
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
+from flaghoist.acknowledgement import encode_acknowledgement
 from flaghoist.codec import encode_envelope
 from flaghoist.definition import encode_flag
 from flaghoist.ledger import Ledger
 from flaghoist.log.base import Log, Stream
 from flaghoist.log.location import open_log
-from flaghoist.records import Envelope, Op
+from flaghoist.records import Acknowledgement, Envelope, Op
+from flaghoist.release_plan import Gate, Stage, Walk
 from flaghoist.signing import digest
+from flaghoist.state_root import state_root
 from flaghoist.values import Action, Decision, FlagKey, Seq, Source, Target
 from publisher.reader import LedgerReader
 from tests.faults.publisher_crashes.life import Life
 from tests.faults.publisher_crashes.people import EMERGENCY_PEOPLE, SharedClock, forge_of
-from tests.faults.publisher_crashes.steps import CHANGE, EMERGENCY, RATIFICATION, ROOT
+from tests.faults.publisher_crashes.steps import CHANGE, EMERGENCY, PREPARATION, RATIFICATION, ROOT, STEP
 from tests.faults.publisher_crashes.verdict import Promise, judge
-from tests.forge import ADA, GRACE, LINUS, Key, boolean_flag
+from tests.forge import ADA, GRACE, LINUS, Key, boolean_flag, gated_flag, release_plan
 
 # Work that waits before each life: more than what is appended before the process is killed.
 DEPTH = 4
 # Of a hundred pieces of work; the rest are new flags.
-EDITS, EMERGENCIES, ROOTS, UNWANTED = 15, 9, 7, 12
+EDITS, EMERGENCIES, ROOTS, WALKS, ACKED, UNWANTED = 15, 9, 7, 10, 15, 12
+# No soaks: how fast a publisher takes them is not what is looked at here.
+STAGES = tuple(Stage(f"stage-{share}", False, share * 1000, 0) for share in (1, 50, 100))
+SIDECAR = "pod-1"
 
 
 class Operators:
     """Ada, Grace and Linus at work."""
 
-    def __init__(self, life: Life, seed: int, inbox: Log, reader: LedgerReader) -> None:
+    def __init__(self, life: Life, seed: int, inbox: Log, acks: Log, reader: LedgerReader) -> None:
         self.rng = random.Random(f"operators {seed}")
         self.forge = forge_of(life.log_id)
         self.clock = SharedClock(life.zero_ns)
-        self.inbox, self.reader = inbox, reader
+        self.inbox, self.acks, self.reader = inbox, acks, reader
         self.promise = Promise()
         self._made = 0
         self._touched: dict[str, bytes] = {}
@@ -47,9 +53,11 @@ class Operators:
         self.forge.now_ms = self.clock.now_ms()
         self.forge.ledger = self.reader.ledger
         await self._ratify()
+        await self._acknowledge()
         while len(waiting := self._waiting()) < DEPTH:
             await self._work()
-        kinds = [self.promise.approved[sha256] for sha256 in waiting]
+        kinds = [PREPARATION if self._to_prepare(sha256) else self.promise.approved[sha256] for sha256 in waiting]
+        kinds += [STEP] * self._steps_left()
         kinds += [RATIFICATION] * len(self.promise.ratified - self.reader.ratified.keys())
         kinds += [ROOT] * (self._root is not None)
         return {"waiting": kinds}
@@ -59,14 +67,47 @@ class Operators:
         await self.reader.catch_up()
         self.forge.now_ms = self.clock.now_ms()
         await self._ratify()
+        await self._acknowledge()
         ratifying = self.promise.ratified - self.reader.ratified.keys()
         root = self.promise.roots - self.reader.ledger.root.version
-        return {"left": len(self._waiting()) + len(ratifying) + root}
+        return {"left": len(self._waiting()) + len(ratifying) + root + self._steps_left()}
 
     def _waiting(self) -> list[bytes]:
         if self._root is not None and self.reader.ledger.root.version >= self.promise.roots:
             self._root = None
         return [sha256 for sha256 in self.promise.approved if sha256 not in self.reader.published]
+
+    def _to_prepare(self, sha256: bytes) -> bool:
+        return sha256 in self.promise.acked and not self.reader.ledger.is_prepared(sha256)
+
+    def _steps_left(self) -> int:
+        """How many stages are still to be taken of releases that are in the ledger."""
+        plans = [state.plan for state in self.reader.ledger.snapshot.releases.values()]
+        return sum(len(plan.stages) - (0 if plan.stage is None else plan.stage + 1) for plan in plans)
+
+    async def _acknowledge(self) -> None:
+        """Say, as a sidecar does, what is verified; only while somebody waits for that."""
+        if not [sha256 for sha256 in self._waiting() if self.reader.ledger.is_prepared(sha256)]:
+            return
+        head, now_ms = self.reader.ledger.head, self.clock.now_ms()
+        ack = Acknowledgement(
+            log_id=self.forge.root.log_id,
+            instance=SIDECAR,
+            service="shop",
+            version="1",
+            started_at=now_ms,
+            written_at=now_ms,
+            state="FRESH",
+            seq=head.seq,
+            entry_hash=head.entry_hash,
+            state_root=state_root(self.reader.ledger.snapshot),
+            applied_at=now_ms,
+            in_force=head.seq,
+            activated_at=now_ms,
+            late_ms=None,
+            clock_offset_ms=0,
+        )
+        await self.acks.append(encode_acknowledgement(ack), key=SIDECAR.encode())
 
     async def _ratify(self) -> None:
         for sha256, emergency in self.reader.ledger.unratified.items():
@@ -88,8 +129,11 @@ class Operators:
             await self._kill(self.rng.choice(free))
         elif draw < EDITS + EMERGENCIES + ROOTS and self._root is None:
             await self._rotate()
+        elif draw < (least := EDITS + EMERGENCIES + ROOTS) + WALKS:
+            await self._walk(f"release-{len(self.promise.walked)}")
         else:
-            await self._change(f"flag-{len(self._touched)}")
+            acked = 100 if draw < least + WALKS + ACKED else None
+            await self._change(f"flag-{len(self._touched)}", acked_percent=acked)
 
     def _id(self) -> str:
         self._made += 1
@@ -102,14 +146,26 @@ class Operators:
         now = self.reader.ledger.snapshot.version_of(op.state_id)
         return replace(op, expected_version=now if version is None else Seq(version))
 
-    async def _change(self, flag: str) -> None:
-        proposal = self.forge.proposal(self._op(flag), proposal_id=self._id())
+    async def _change(self, flag: str, *, acked_percent: int | None = None) -> None:
+        proposal = self.forge.proposal(self._op(flag), proposal_id=self._id(), acked_percent=acked_percent)
+        await self._approve(proposal)
+        self._touched[flag] = digest(proposal)
+        if acked_percent is not None:
+            self.promise.acked.add(digest(proposal))
+
+    async def _walk(self, name: str) -> None:
+        """A release of one flag that is walked from its first entry on."""
+        plan = release_plan(f"{name}.flag", stages=STAGES, gate=Gate(walk=Walk.ON))
+        ops = (self.forge.release_op(name, plan), self.forge.op(f"{name}.flag", gated_flag(name)))
+        await self._approve(self.forge.proposal(*ops, proposal_id=self._id()))
+        self.promise.walked[FlagKey(name)] = len(STAGES)
+
+    async def _approve(self, proposal: Envelope) -> None:
         approval = self.forge.approval(proposal, by=self.rng.choice((GRACE, LINUS)))
         records = [proposal, approval]
         self.rng.shuffle(records)
         for record in records:
             await self._send(record)
-        self._touched[flag] = digest(proposal)
         self.promise.approved[digest(proposal)] = CHANGE
 
     async def _kill(self, flag: str) -> None:
@@ -160,8 +216,9 @@ async def serve(life: Life, seed: int, questions: int, answers: int) -> None:
     pending = b""
     async with AsyncExitStack() as stack:
         inbox = await stack.enter_async_context(logs(Stream.INBOX))
+        acks = await stack.enter_async_context(logs(Stream.ACKS))
         log = await stack.enter_async_context(logs(Stream.LEDGER))
-        operators = Operators(life, seed, inbox, LedgerReader(log, Ledger(forge_of(life.log_id).first_root)))
+        operators = Operators(life, seed, inbox, acks, LedgerReader(log, Ledger(forge_of(life.log_id).first_root)))
         while chunk := await asyncio.to_thread(os.read, questions, 4096):
             pending += chunk
             while b"\n" in pending:

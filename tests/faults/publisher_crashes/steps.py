@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from flaghoist.codec import PROPOSAL
-from flaghoist.records import Entry, EpochClaim, Ratification, Release, RootUpdate
+from flaghoist.records import Entry, EpochClaim, Preparation, Ratification, Release, RootUpdate, Step
 from flaghoist.values import ProposalKind, Seq
 
-GENESIS, CLAIM, CHANGE, EMERGENCY, RATIFICATION, ROOT = KINDS = (
+GENESIS, CLAIM, CHANGE, EMERGENCY, RATIFICATION, ROOT, PREPARATION, STEP = KINDS = (
     "genesis",
     "claim",
     "change",
     "emergency",
     "ratification",
     "root",
+    "preparation",
+    "step",
 )
 
 # Each time the journal is replaced: before, its new file empty, written, synced, renamed, the directory synced.
@@ -52,6 +54,10 @@ def kind_of(entry: Entry) -> str:
             return CLAIM
         case Ratification():
             return RATIFICATION
+        case Preparation():
+            return PREPARATION
+        case Step():
+            return STEP
         case Release(proposal=proposal):
             emergency = PROPOSAL.decode(proposal.payload).kind is ProposalKind.EMERGENCY
             return EMERGENCY if emergency else CHANGE

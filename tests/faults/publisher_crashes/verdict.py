@@ -10,14 +10,15 @@ from typing import Any
 from flaghoist.ledger import Ledger
 from flaghoist.log.base import Stream, read_to_end
 from flaghoist.log.location import open_log
-from flaghoist.outcomes import Advanced, Applied, Link, Ratified, RootChanged
-from flaghoist.values import Seq
+from flaghoist.outcomes import Applied, Link, Prepared, Ratified, Stepped
+from flaghoist.records import Entry, Step
+from flaghoist.values import FlagKey, Seq
 from tests.faults.publisher_crashes.life import Life
 from tests.faults.publisher_crashes.people import forge_of
 from tests.faults.publisher_crashes.steps import CLAIM, ROOT
 
 # What may lie in a ledger: links of the chain; copies and late entries only where the log has no conditional append.
-LINKS = ("Applied", "Advanced", "RootChanged", "Ratified")
+LINKS = ("Applied", "Advanced", "RootChanged", "Ratified", "Prepared", "Stepped")
 LATE = ("Repeated", "Void")
 
 
@@ -25,12 +26,15 @@ LATE = ("Repeated", "Void")
 class Promise:
     """What the operators asked for: proposals by digest with their kind, ratifications, and the newest root's version.
 
-    `unwanted` are proposals that must not get in.
+    `unwanted` are proposals that must not get in, `acked` those of `approved` that the fleet must acknowledge first,
+    `walked` the releases with how many stages each is to be walked through.
     """
 
     approved: dict[bytes, str] = field(default_factory=dict)
     ratified: set[bytes] = field(default_factory=set)
     unwanted: set[bytes] = field(default_factory=set)
+    acked: set[bytes] = field(default_factory=set)
+    walked: dict[FlagKey, int] = field(default_factory=dict)
     roots: int = 1
 
 
@@ -51,8 +55,9 @@ async def judge(life: Life, promise: Promise, told: str) -> dict[str, object]:
     problems = [f"a record is {name}: {count} times" for name, count in tally.items() if name not in LINKS + LATE]
     if conditional:
         problems += [f"a record is {name}, in a log that refuses it" for name in LATE if tally[name]]
-    links = [outcome for outcome in outcomes if isinstance(outcome, Applied | Advanced | RootChanged | Ratified)]
+    links = [outcome for outcome in outcomes if isinstance(outcome, Link)]
     problems += _lost_or_doubled(promise, links, ledger)
+    problems += _walked_otherwise(promise, links)
     problems += _untrue(ledger, "a publisher", _lines(Path(told)))
     for beats in sorted(Path(life.directory).glob("*.beats")):
         problems += _untrue(ledger, f"a heartbeat of {beats.stem}", _lines(beats))
@@ -76,6 +81,35 @@ def _lost_or_doubled(promise: Promise, links: Sequence[Link], ledger: Ledger) ->
         problems.append(f"root: want version {promise.roots}, got {ledger.root.version}")
     if ledger.unratified:
         problems.append(f"{len(ledger.unratified)} emergencies are not ratified")
+    return problems
+
+
+def _walked_otherwise(promise: Promise, links: Sequence[Link]) -> list[str]:
+    """Stages that were skipped or taken twice, and proposals that were not prepared once, before their release."""
+    steps: dict[FlagKey, list[int]] = {name: [] for name in promise.walked}
+    prepared: Counter[bytes] = Counter()
+    problems = []
+    for link in links:
+        match link:
+            case Stepped(entry=Entry(body=Step(release=release, stage=stage))):
+                steps.setdefault(release, []).append(stage)
+            case Prepared(authorized=authorized):
+                prepared[authorized.sha256] += 1
+            case Applied(authorized=authorized) if authorized.sha256 in promise.acked - prepared.keys():
+                problems.append(f"{authorized.sha256.hex()} was published before it was prepared")
+            case _:
+                pass
+    problems += [
+        f"release {name}: want stages 0 .. {promise.walked.get(name, 0) - 1} once and in order, got {stages}"
+        for name, stages in steps.items()
+        if stages != list(range(promise.walked.get(name, 0)))
+    ]
+    wanted = Counter(promise.acked)
+    problems += [
+        f"prepared {prepared[s]} times: {s.hex()}, want {wanted[s]}"
+        for s in wanted | prepared
+        if prepared[s] != wanted[s]
+    ]
     return problems
 
 
