@@ -64,6 +64,11 @@ class Documents:
         past = self.changes.get(state_id)
         return past[-1].after if past else None
 
+    def at(self, state_id: StateId, seq: Seq) -> bytes | None:
+        """Return the definition in force after an entry; None when there was none."""
+        past = [change for change in self.changes.get(state_id, ()) if change.seq <= seq]
+        return past[-1].after if past else None
+
     def version(self, state_id: StateId) -> Seq:
         """Return what an op on this definition must give as `expected_version`."""
         past = self.changes.get(state_id)

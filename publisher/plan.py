@@ -55,10 +55,8 @@ class Step:
     def diff(self) -> str:
         """Return a unified diff of the definitions as indented JSON."""
         version = self.op.expected_version
-        old = "/dev/null" if self.before is None else f"{self.op.state_id} (seq {version})"
-        new = "/dev/null" if self.after is None else f"{self.op.state_id} (proposed)"
-        lines = unified_diff(pretty_lines(self.before), pretty_lines(self.after), old, new, n=3, lineterm="")
-        return "\n".join(lines)
+        old, new = f"{self.op.state_id} (seq {version})", f"{self.op.state_id} (proposed)"
+        return definition_diff(self.before, self.after, old=old, new=new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +70,18 @@ class ImportPlan:
     @property
     def steps(self) -> list[Step]:
         return [step for batch in self.batches for step in batch]
+
+
+def definition_diff(before: bytes | None, after: bytes | None, *, old: str, new: str) -> str:
+    """Return a unified diff of two definitions as indented JSON; "" when they are the same.
+
+    Args:
+        old: names the one before.
+        new: names the one after.
+    """
+    old = "/dev/null" if before is None else old
+    new = "/dev/null" if after is None else new
+    return "\n".join(unified_diff(pretty_lines(before), pretty_lines(after), old, new, n=3, lineterm=""))
 
 
 def pretty_lines(document: bytes | None) -> list[str]:

@@ -135,23 +135,16 @@ def outlook_lines(snapshot: Snapshot, key: FlagKey, plan: ReleasePlan) -> list[s
 def _stage_lines(plan: ReleasePlan) -> list[str]:
     if not plan.stages:
         return ["  stages    none: ramp it by hand, with `flaghoist release ramp`"]
-    said = [f"  stages    {len(plan.stages)}; whoever was let in stays in:"]
+    count = f"all {len(plan.flags)} flags" if len(plan.flags) > 1 else "its flag"
+    where = f" of {', '.join(plan.services)}" if plan.services else ""
+    said = [f"  stages    {len(plan.stages)}; each lets more users in to {count}{where}, and shuts nobody out:"]
     for index, stage in enumerate(plan.stages):
         soak = f", for {span_text(stage.soak_s)} at least" if stage.soak_s else ""
         reached = " (done)" if plan.gate.covers(stage) else ""
-        added = _added(plan, index)
-        said.append(f"    {index + 1} {stage.name}: {users(stage)}{soak}{added}{reached}")
+        more = stage.share - (plan.stages[index - 1].share if index else 0)
+        added = f" (+{share_text(more)})" if index and more else ""
+        said.append(f"    {index + 1} {stage.name}: {users(stage)}{added}{soak}{reached}")
     return said
-
-
-def _added(plan: ReleasePlan, index: int) -> str:
-    before = plan.stages[index - 1] if index else None
-    share = plan.stages[index].share - (before.share if before else 0)
-    count = f"{len(plan.flags)} flag{'s' * (len(plan.flags) != 1)}"
-    where = f" of {', '.join(plan.services)}" if plan.services else ""
-    if share:
-        return f"; {share_text(share)} more of users get {count}{where}"
-    return f"; the audience gets {count}{where}"
 
 
 def needs_of(

@@ -5,7 +5,7 @@ is OLD, so every answer is what it was; taking the rule away again leaves OLD.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, Final
@@ -13,9 +13,11 @@ from typing import Any, Final
 from flaghoist.definition import Category, FlagDefinition, FlagState, encode_flag, parse_flag
 from flaghoist.document import JsonValue
 from flaghoist.errors import BadDefinition, Faulty, Refused
-from flaghoist.release_plan import ReleasePlan, Walk, encode_release, flag_text, gate_key
+from flaghoist.records import Op
+from flaghoist.release_plan import GATE_PREFIX, ReleasePlan, Walk, encode_release, flag_text, gate_key
 from flaghoist.release_state import ReleaseState
-from flaghoist.values import FlagKey, Source, StateId, Target
+from flaghoist.snapshot import Snapshot
+from flaghoist.values import Action, FlagKey, Source, StateId, Target
 from publisher.documents import Documents
 from publisher.plan import Step, delete, put, split
 from publisher.releases.file import FlagWish, ReleaseWish, plan_of
@@ -574,3 +576,65 @@ def with_flags(wish: ReleaseWish, added: Sequence[FlagWish], removed: Sequence[S
     gone = {flag_text(state_id.source, state_id.key) for state_id in removed}
     kept = [flag for flag in wish.flags or () if flag.name not in gone]
     return replace(wish, flags=(*kept, *added))
+
+
+# --- what other changes do to releases ---
+
+
+def gates_of(targeting: JsonValue) -> list[tuple[FlagKey, str]]:
+    """Return the releases that are wired around a flag's own rule, the outermost first, each with its variant."""
+    gate, on, rest = _branch(targeting)
+    if gate is None or not gate.startswith(GATE_PREFIX) or not isinstance(on, str):
+        return []
+    return [(FlagKey(gate.removeprefix(GATE_PREFIX)), on), *gates_of(rest)]
+
+
+def rewired(document: bytes, current: bytes | None, releases: Collection[FlagKey]) -> bytes:
+    """Return a new definition of a flag led through the same gates as the one in force.
+
+    A file of flags says nothing of releases: importing it again must not take a flag out of them.
+
+    Args:
+        document: a definition that refers to none of these gates keeps its rule within them.
+        current: the definition in force; None: there is none.
+        releases: those that exist.
+
+    Raises:
+        BadDefinition: it lacks the variant that a release turns on.
+    """
+    if current is None:
+        return document
+    for release, on in reversed(gates_of(parse_flag(current).targeting)):
+        definition = parse_flag(document)
+        if release not in releases or refers(definition, release):
+            continue
+        if on not in definition.variants:
+            raise BadDefinition(
+                "variants", f"want {on!r}, which release {release} turns on, got {', '.join(definition.variants)}"
+            )
+        document = wired(document, release, on)
+    return document
+
+
+def cautions(snapshot: Snapshot, ops: Sequence[Op]) -> list[str]:
+    """Return what changes of flags do to releases that people should know before they sign."""
+    said = []
+    deleted = {op.key for op in ops if op.target is Target.RELEASE and op.definition is None}
+    for op in ops:
+        if op.target is not Target.FLAG or op.action is Action.KILL:
+            continue
+        after = None if op.definition is None else parse_flag(op.definition)
+        for key, state in sorted(snapshot.releases.items()):
+            if (op.source, op.key) not in state.plan.flags or key in deleted:
+                continue
+            if not state.plan.gate.closed:
+                said.append(
+                    f"release {key} is open since seq {state.opened_at}: a revert of it will then need "
+                    f"`--keep {flag_text(op.source, op.key)}`"
+                )
+            if after is None or not refers(after, key):
+                said.append(
+                    f"{op.state_id} goes through the gate of release {key} no more: it cannot open further before "
+                    f"`flaghoist release edit {key}` wires the flag again, or takes it out"
+                )
+    return said

@@ -1,7 +1,7 @@
 """What a release is, and what a change does to it, in words; the same ones in plans, histories and audits. Pure."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from flaghoist.policy.change import same_json
 from flaghoist.release_plan import Gate, ReleasePlan, Stage, Walk, flag_text, percent
@@ -150,6 +150,22 @@ def lead_text(lead_ms: int) -> str:
     if not lead_ms:
         return "at once"
     return span_text(lead_ms // 1000) if lead_ms % 1000 == 0 else f"{lead_ms}ms"
+
+
+def drilled(result: Mapping[str, Any] | None) -> str:
+    """Return what a drill measured, as its record says: nobody vouches for the numbers but who signed it."""
+    if not result:
+        return "no result was recorded"
+    said = []
+    if "instances" in result:
+        said.append(f"{result.get('reached', 0)} of {result['instances']} instances reached")
+    told = (("p50_ms", "half of them after"), ("p95_ms", "95 % after"), ("last_ms", "the last after"))
+    said += [f"{words} {result[name]} ms" for name, words in told if result.get(name) is not None]
+    if result.get("missing"):
+        said.append(f"missing: {', '.join(map(str, result['missing']))}")
+    if result.get("revert"):
+        said.append(f"a revert was {result['revert']}" if result["revert"] == "allowed" else f"but {result['revert']}")
+    return ", ".join(said) or "no result was recorded"
 
 
 def flags_text(flags: Sequence[tuple[Source, FlagKey]]) -> str:

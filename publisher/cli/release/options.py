@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from flaghoist.codec import REASON_CHARS_MAX
-from flaghoist.document import JsonValue, date_in, text_in
+from flaghoist.document import JsonValue, date_in, person_in, text_in
 from flaghoist.errors import BadDefinition, Malformed
 from flaghoist.release_plan import TITLE_CHARS_MAX
-from flaghoist.values import FlagKey, Person
+from flaghoist.values import FlagKey
 from publisher import flagfile
 from publisher.cli.desk import Exit
 from publisher.cli.proposing import EXPIRES_DEFAULT, Wording
@@ -123,7 +123,7 @@ def _wish(given: dict[str, Any]) -> ReleaseWish:
             if (text := given[name]) is not None:
                 said[name] = text_in(text, f"--{name.replace('_', '-')}", TITLE_CHARS_MAX)
         if said.get("owner") is not None:
-            said["owner"] = Person(said["owner"])
+            said["owner"] = person_in(said["owner"], "--owner")
         if given["expires"] is not None:
             said["expires_at"] = date_in(given["expires"], "--expires") if given["expires"] else ""
         for name in ("services", "requires"):
