@@ -21,7 +21,7 @@ from flaghoist.records import Approval, Envelope, Proposal, Release
 from flaghoist.release_plan import LEAD_MS_MAX
 from flaghoist.root import Root
 from flaghoist.signing import digest
-from flaghoist.values import Action, Decision, Person, ProposalKind, Role, Target
+from flaghoist.values import Action, Decision, Person, ProposalKind, Role, Seq, Target
 
 # Long enough for a publisher to take over; short, so that nobody can keep a kill for another day.
 EMERGENCY_LIFE_MS_MAX: Final = 10 * 60_000
@@ -119,6 +119,8 @@ def check_kind(proposal: Proposal) -> None:
     _check_moment(proposal, where)
     if (proposal.kind is ProposalKind.DRILL) is not all(op.target is Target.DRILL for op in proposal.ops):
         raise BadDefinition(where, f"want ops on DRILL, and nothing else, in a DRILL, got them in a {proposal.kind}")
+    if proposal.kind is ProposalKind.DRILL and proposal.min_pin > Seq(0):
+        raise BadDefinition(where, f"want a DRILL without a min_pin: nobody approves it, got {proposal.min_pin}")
     kills = [op for op in proposal.ops if op.action is Action.KILL]
     if proposal.kind is not ProposalKind.EMERGENCY:
         if kills:

@@ -78,7 +78,8 @@ _OUR_TYPES: Final = "application/vnd.flaghoist."
 class Head:
     """The newest entry that this reader has verified.
 
-    `published_at` (Unix ms) is the time of the newest release or ratification: no later entry may be dated before it.
+    `published_at` (Unix ms) is the time of the newest release (drills aside) or ratification: no later entry may be
+    dated before it.
     """
 
     seq: Seq
@@ -449,9 +450,7 @@ class Ledger:
     def take(self, link: Link) -> None:
         """Take a link that `judge` has just returned for the entry after the head."""
         entry = link.entry
-        # Only a time that people's expiries bound counts: a publisher key alone could date a claim years ahead, and no
-        # approval would outlive that time ever after.
-        published_at = entry.published_at if isinstance(link, Applied | Ratified) else self.head.published_at
+        published_at = entry.published_at if _moves_time(link) else self.head.published_at
         self.head = Head(entry.seq, link.entry_hash, entry.epoch, published_at)
         self._hashes.append(link.entry_hash)
         if not self._epoch_starts or self._epoch_starts[-1][1] != entry.epoch:
@@ -523,6 +522,17 @@ class Ledger:
 
     def _epoch_at(self, seq: Seq) -> int:
         return next(epoch for start, epoch in reversed(self._epoch_starts) if start <= seq.number)
+
+
+def _moves_time(link: Link) -> bool:
+    """Whether no later entry may be dated before this one.
+
+    Only a time that several people's expiries bound counts: a publisher key alone could date a claim years ahead, with
+    one requester's key a drill, and no approval would outlive that time ever after.
+    """
+    if isinstance(link, Applied):
+        return link.authorized.proposal.kind is not ProposalKind.DRILL
+    return isinstance(link, Ratified)
 
 
 def _opens_epoch(head: Head, body: Body) -> bool:

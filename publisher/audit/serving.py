@@ -11,7 +11,7 @@ from flaghoist.barrier import InForce
 from flaghoist.outcomes import Applied, Ratified
 from flaghoist.snapshot import Snapshot
 from flaghoist.values import Seq
-from publisher.audit.account import Account
+from publisher.audit.account import Account, EntryKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Servings:
             snapshot: the ledger's state after it.
         """
         now_ms = max(self._now_ms, account.entry.published_at)
-        if isinstance(account.link, Applied | Ratified):
-            self._now_ms = now_ms  # the times of all others no person's expiry bounds: none was read so late
+        if account.kind is not EntryKind.DRILL and isinstance(account.link, Applied | Ratified):
+            self._now_ms = now_ms  # nothing bounds the times of all others: they may be dated ahead
         yield from self.until(now_ms)
         before = self._in_force
         self._in_force = (before or InForce(snapshot)).take(account.link, snapshot, now_ms=now_ms)

@@ -270,7 +270,8 @@ def rejected_releases(forge: Forge) -> None:
         signer = {"by": GRACE, "signed_by": Key(GRACE, "emergency")}
         return Release(forge.proposal(*ops, **signer, **(told_of | more)), (), EMERGENCY_RULE)
 
-    # Drills: of another kind, of something else, approved, under another rule, by nobody who may ask, with a moment.
+    # Drills: of another kind, of something else, approved, under another rule, by nobody who may ask, with a moment,
+    # with a least seq for pins.
     taken(forge, body(drill))
     taken(forge, rehearsal(drill, flag))
     taken(forge, rehearsal(flag))
@@ -279,6 +280,7 @@ def rejected_releases(forge: Forge) -> None:
     taken(forge, replace(rehearsal(drill), policy="anybody"))
     taken(forge, replace(rehearsal(drill), proposal=resigned(rehearsal(drill).proposal, Key(ADA, "of nobody"))))
     taken(forge, rehearsal(drill, lead_ms=2000))
+    taken(forge, rehearsal(drill, min_pin=Seq(1)))
     # Moments: two of them, none, too far ahead, over, of an emergency.
     taken(forge, body(activate_at=forge.now_ms + HOUR_MS, lead_ms=1))
     taken(forge, body(lead_ms=0))
@@ -311,7 +313,7 @@ def rejected_releases(forge: Forge) -> None:
 
 REFUSED_RELEASES = [
     "bad_definition", "bad_definition", "bad_definition", "not_approved", "not_approved", "bad_signature",
-    "bad_definition",
+    "bad_definition", "bad_definition",
     "bad_definition", "bad_definition", "bad_definition", "bad_definition", "bad_definition", "not_yet", "expired",
     "bad_definition",
     "bad_definition", "bad_definition",

@@ -737,7 +737,7 @@ def test_what_plans_and_definitions_say_of_steps_and_rollbacks_is_printed_as_wha
 
 
 @in_each_language
-def test_time_of_a_step_or_a_preparation_holds_up_no_later_entry(language, topic):
+def test_time_of_a_step_a_preparation_or_a_drill_holds_up_no_later_entry(language, topic):
     """A publisher alone may date a step; had its time counted, approvals of that day would have expired since."""
     forge = story.begun()
     stages = (Stage("1%", False, 1000, 0), Stage("all", False, SHARE_MAX, 0))
@@ -749,12 +749,15 @@ def test_time_of_a_step_or_a_preparation_holds_up_no_later_entry(language, topic
     approvals = story.approved(forge, proposal, GRACE)
     body = Release(proposal, approvals, allowing_rule(forge.root))
     forge.append(Preparation(body), published_at=forge.now_ms + DAY_MS // 2)
+    drill = story.asked(forge, story.drill_op(forge, hoisted=True), by=ADA, title="rehearse", kind=ProposalKind.DRILL,
+                        expires_at=forge.now_ms + 40 * DAY_MS)  # fmt: skip
+    forge.append(Release(drill, (), "drill"), published_at=forge.now_ms + 40 * DAY_MS)
     story.change(forge, forge.op("other", boolean_flag()), title="on the same day")
     forge.append(body)
     topic.write(forge.records)
     told = topic.read(language, forge.first_root)
     assert_agrees(told, forge.first_root, forge.records)
-    assert [line["kind"] for line in told.lines[1:]] == ["change", "step", "preparation", "change", "change"]
+    assert [line["kind"] for line in told.lines[1:]] == ["change", "step", "preparation", "drill", "change", "change"]
 
 
 @in_each_language

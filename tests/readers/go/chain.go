@@ -558,6 +558,8 @@ func checkKind(p *Proposal) error {
 	switch {
 	case (p.Kind == "DRILL") != (drills == len(p.Ops)):
 		return refuse("bad_definition", "proposal %s: %d of %d ops on DRILL in a %s", p.ProposalID, drills, len(p.Ops), p.Kind)
+	case p.Kind == "DRILL" && p.MinPin > 0:
+		return refuse("bad_definition", "proposal %s: min_pin %d in a drill", p.ProposalID, p.MinPin)
 	case !emergency && kills > 0:
 		return refuse("bad_definition", "proposal %s: KILL in a %s", p.ProposalID, p.Kind)
 	case emergency && kills < len(p.Ops):
@@ -651,12 +653,13 @@ func (c *Chain) reject(entry *Entry, refusal *Refusal, account *Account) {
 
 func (c *Chain) advance(entry *Entry, hash [32]byte, account *Account) {
 	switch account.Kind {
-	case "change", "rollback", "drill", "emergency", "ratification":
-		// Only a time that people's expiries bound counts: a publisher alone could date a claim, or a step, years ahead.
+	case "change", "rollback", "emergency", "ratification":
+		// Only a time that several people's expiries bound counts: a publisher alone could date a claim, or a step, years
+		// ahead, and with one requester a drill.
 		c.publishedAt = entry.PublishedAt
 	}
 	switch account.Kind {
-	case "change", "rollback", "drill":
+	case "change", "rollback":
 		delete(c.prepared, *account.proposalSHA256)
 	case "preparation":
 		c.prepare(entry, account)

@@ -476,6 +476,9 @@ final class Chain {
     if (proposal.kind().equals("DRILL") != (drills == ops)) {
       throw bad(proposal, drills + " of " + ops + " ops on DRILL");
     }
+    if (proposal.kind().equals("DRILL") && proposal.minPin() > 0) {
+      throw bad(proposal, "min_pin " + proposal.minPin());
+    }
     if (kills != (emergency ? ops : 0)) {
       throw bad(proposal, kills + " of " + ops + " ops kill");
     }
@@ -581,8 +584,9 @@ final class Chain {
   private void advance(Account account) {
     Codec.Entry entry = account.entry;
     switch (account.kind) {
-      // Only a time that people's expiries bound counts: a publisher alone could date a claim, or a step, years ahead.
-      case "change", "rollback", "drill" -> {
+      // Only a time that several people's expiries bound counts: a publisher alone could date a claim, or a step, years
+      // ahead, and with one requester a drill.
+      case "change", "rollback" -> {
         publishedAt = entry.publishedAt();
         prepared.remove(account.proposalSha256);
       }
