@@ -1,20 +1,21 @@
-"""What a kill does, worked out before anybody signs: each flag's safe variant, in words. Pure."""
+"""What a kill does, worked out before anybody signs: a flag's safe variant, a release's closed gate, in words. Pure."""
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, TypeAlias
 
 from flaghoist.authorization import EMERGENCY_FLAGS_MAX
 from flaghoist.definition import FlagDefinition, FlagState, parse_flag
 from flaghoist.errors import Refused, UnknownFlag
 from flaghoist.records import Op
-from flaghoist.snapshot import Snapshot
-from flaghoist.values import Action, Seq, StateId, Target
+from flaghoist.release_plan import GATE_PREFIX, Walk, flag_text, percent
+from flaghoist.release_state import ReleaseState, dependents
+from flaghoist.rollback import Conflict, conflicts
+from flaghoist.snapshot import SHARED, Snapshot
+from flaghoist.values import Action, FlagKey, Seq, StateId, Target
 from publisher.documents import Documents
-
-# The gate of a release is a shared rule of this name; its flags refer to it.
-RELEASE_PREFIX: Final = "release."
+from publisher.releases.wording import users
 
 
 class NoSafeVariant(Refused):
@@ -68,15 +69,106 @@ class Kill:
             f"  concerns {served}{owner}{team}",
         ]
 
+    def fields(self) -> dict[str, Any]:
+        """Return the same for --json."""
+        return {
+            "target": self.state_id.target,
+            "key": self.state_id.key,
+            "source": self.state_id.source,
+            "state": self.now.state,
+            "default_variant": self.now.default_variant,
+            "has_rule": self.now.targeting is not None,
+            "safe_variant": self.safe,
+            "safe_value": self.now.variants[self.safe],
+            "services": list(self.now.governance.services),
+        }
 
-def kills_of(documents: Documents, wanted: Iterable[StateId]) -> tuple[Kill, ...]:
-    """Return the kills of these flags in force, each once.
+
+@dataclass(frozen=True, slots=True)
+class GateKill:
+    """One release, whose gate closes for everybody.
+
+    Attributes:
+        flags: those that go through its gate, as people write them.
+        changed: flags that somebody has changed since the gate opened: closing it does not give them back.
+        open_above: releases that require it and stay open.
+    """
+
+    now: ReleaseState
+    flags: tuple[str, ...]
+    changed: tuple[Conflict, ...]
+    open_above: tuple[FlagKey, ...]
+
+    @property
+    def state_id(self) -> StateId:
+        return StateId(Target.RELEASE, SHARED, self.now.key)
+
+    @property
+    def version(self) -> Seq:
+        return self.now.version
+
+    @property
+    def op(self) -> Op:
+        return Op(Target.RELEASE, SHARED, self.now.key, self.version, Action.KILL, None)
+
+    @property
+    def safe_already(self) -> bool:
+        """Whether nobody is let through as it is, nor would be by its walk."""
+        return self.now.plan.gate.closed and self.now.plan.gate.walk is not Walk.ON
+
+    def in_words(self) -> list[str]:
+        """Return what changes for whom, as lines for people."""
+        plan = self.now.plan
+        walks = ", walked through its stages" if plan.gate.walk is Walk.ON else ""
+        unchanged = "; it is closed already" if self.safe_already else ""
+        served = f"services {', '.join(plan.services)}" if plan.services else "every service that asks for its flags"
+        team = f"; team {plan.team}" if plan.team else ""
+        lines = [
+            f"{self.state_id}: now open for {users(plan.gate)}{walks}",
+            f"  → closed: its {len(self.flags)} flags answer as they did before it opened{unchanged}",
+            f"  concerns {served}; owner {plan.owner}{team}",
+        ]
+        lines += [f"  not given back: {conflict}" for conflict in self.changed]
+        if self.open_above:
+            lines.append(f"  stays open although it requires this: {', '.join(self.open_above)}")
+        return lines
+
+    def fields(self) -> dict[str, Any]:
+        """Return the same for --json."""
+        gate = self.now.plan.gate
+        return {
+            "target": self.state_id.target,
+            "key": self.now.key,
+            "source": "",
+            "audience": gate.audience,
+            "share_percent": percent(gate.share),
+            "walk": gate.walk,
+            "flags": list(self.flags),
+            "changed_since": [flag_text(conflict.source, conflict.key) for conflict in self.changed],
+            "open_above": list(self.open_above),
+            "services": list(self.now.plan.services),
+        }
+
+
+AnyKill: TypeAlias = Kill | GateKill
+
+
+def kills_of(documents: Documents, snapshot: Snapshot, wanted: Iterable[StateId]) -> tuple[AnyKill, ...]:
+    """Return the kills of these flags and releases in force, each once.
+
+    Args:
+        documents: of the same ledger, read as far as `snapshot`.
 
     Raises:
-        NoSafeVariant: some declare none; all of them are named.
+        NoSafeVariant: some flags declare none; all of them are named.
+        UnknownFlag: one is not in force.
     """
-    found, without = [], []
+    found: list[AnyKill] = []
+    without = []
     for state_id in dict.fromkeys(wanted):
+        if state_id.target is Target.RELEASE:
+            found.append(_gate_kill(snapshot, state_id.key))
+            continue
         document = documents.current(state_id)
         if document is None:
             raise UnknownFlag(f"no flag {state_id}")
@@ -91,19 +183,39 @@ def kills_of(documents: Documents, wanted: Iterable[StateId]) -> tuple[Kill, ...
     return tuple(found)
 
 
+def _gate_kill(snapshot: Snapshot, key: FlagKey) -> GateKill:
+    state = snapshot.releases.get(key)
+    if state is None:
+        raise UnknownFlag(f"no release {key}", hint="list the releases with `flaghoist release list`")
+    gate = f"{GATE_PREFIX}{key}"
+    flags = sorted(flag_text(flag.source, flag.key) for flag in snapshot.flags() if gate in flag.evaluators)
+    above = (name for name in dependents(key, snapshot.releases) if not snapshot.releases[name].plan.gate.closed)
+    return GateKill(state, tuple(flags), tuple(conflicts(snapshot, state)), tuple(above))
+
+
+def of_release(snapshot: Snapshot, release: str) -> list[StateId]:
+    """Return what a kill of a release kills: its gate; where there is only a shared rule of that name, its flags.
+
+    Raises:
+        UnknownFlag: there is neither.
+    """
+    name = release.removeprefix(GATE_PREFIX)
+    if found := next((key for key in snapshot.releases if key in (release, name)), None):
+        return [StateId(Target.RELEASE, SHARED, found)]
+    return flags_of_release(snapshot, release)
+
+
 def flags_of_release(snapshot: Snapshot, release: str) -> list[StateId]:
     """Return the flags whose rule refers to the gate of a release, sorted.
 
     Raises:
         UnknownFlag: there are none.
     """
-    gate = release if release.startswith(RELEASE_PREFIX) else f"{RELEASE_PREFIX}{release}"
+    gate = release if release.startswith(GATE_PREFIX) else f"{GATE_PREFIX}{release}"
     found = [StateId(Target.FLAG, flag.source, flag.key) for flag in snapshot.flags() if gate in flag.evaluators]
     if not found:
-        gates = sorted(
-            {name for flag in snapshot.flags() for name in flag.evaluators if name.startswith(RELEASE_PREFIX)}
-        )
-        known = ", ".join(name.removeprefix(RELEASE_PREFIX) for name in gates) or "none"
+        gates = sorted({name for flag in snapshot.flags() for name in flag.evaluators if name.startswith(GATE_PREFIX)})
+        known = ", ".join(name.removeprefix(GATE_PREFIX) for name in gates) or "none"
         raise UnknownFlag(
             f"release {release!r}: no flag's rule refers to {gate!r}; releases that flags refer to: {known}",
             hint="name the flags themselves; `flaghoist flag list` shows them",
@@ -111,6 +223,6 @@ def flags_of_release(snapshot: Snapshot, release: str) -> list[StateId]:
     return sorted(found)
 
 
-def batches(kills: Sequence[Kill]) -> list[Sequence[Kill]]:
+def batches(kills: Sequence[AnyKill]) -> list[Sequence[AnyKill]]:
     """Return the kills in as few emergencies as their limit allows."""
     return [kills[at : at + EMERGENCY_FLAGS_MAX] for at in range(0, len(kills), EMERGENCY_FLAGS_MAX)]

@@ -1,4 +1,4 @@
-"""`flaghoist kill`: flags to their safe variants, at once, by one person with an emergency key."""
+"""`flaghoist kill`: flags to their safe variants, releases closed, at once, by one person with an emergency key."""
 
 import asyncio
 import dataclasses
@@ -15,15 +15,16 @@ from flaghoist.errors import LogConflict, Misconfigured, NotApproved, Refused, S
 from flaghoist.outcomes import Applied
 from flaghoist.records import Proposal
 from flaghoist.signing import digest, seal
-from flaghoist.values import Person, ProposalKind, Role, Seq, StateId
+from flaghoist.values import Person, ProposalKind, Role, Seq, StateId, Target
 from publisher import emergency
-from publisher.cli import appending
+from publisher.cli import appending, converging
+from publisher.cli.converging import Converged
 from publisher.cli.desk import Exit, Interrupted
 from publisher.cli.reading import Reading, read, send
 from publisher.cli.times import age, moment
 from publisher.cli.workspace import Workspace, operation
 from publisher.documents import Documents
-from publisher.emergency import Kill
+from publisher.emergency import AnyKill, GateKill
 from publisher.inbox import Case, new_proposal_id
 from publisher.signers.keyring import KeyAtHand, UnlockedKey
 
@@ -40,19 +41,28 @@ class BaseMoved(StaleBase):
 
 @click.command()
 @click.argument("flags", nargs=-1, metavar="FLAG...")
-@click.option("--release", metavar="ID", help="Also every flag of a release: those whose rule refers to release.ID.")
+@click.option("--release", metavar="ID", help="Also a release: its gate closes, for all of its flags. Where there is "
+              "only a shared rule release.ID: every flag that refers to it.")  # fmt: skip
 @click.option("--reason", required=True, metavar="TEXT", help="Why; everybody can read it in the ledger.")
 @click.option("--incident", metavar="ID", help="The incident that this belongs to.")
+@converging.WAIT
 @click.option("--timeout", "wait_s", type=click.IntRange(1, 600), default=appending.WAIT_S_DEFAULT, show_default=True,
-              metavar="SECONDS", help="How long to wait for the publisher's service.")  # fmt: skip
+              metavar="SECONDS", help="How long to wait for the publisher's service, and for the fleet.")  # fmt: skip
 @operation(ledger=True, key=True, change=True)
 def kill(
-    work: Workspace, flags: tuple[str, ...], release: str | None, reason: str, incident: str | None, wait_s: int
+    work: Workspace,
+    flags: tuple[str, ...],
+    release: str | None,
+    reason: str,
+    incident: str | None,
+    wait_percent: int | None,
+    wait_s: int,
 ) -> Exit:
     """Turn flags to their safe variants for everybody, at once: no approval, one emergency key.
 
-    Only what a flag declares as safe_variant can so be served. Others must ratify it within a time that the policy
-    sets (24 h), else it is an alarm; it is never undone by itself.
+    Only what a flag declares as safe_variant can so be served. A release is closed: its flags answer as before it
+    opened. Others must ratify it within a time that the policy sets (24 h), else it is an alarm; it is never undone by
+    itself.
 
     \b
     Examples:
@@ -62,15 +72,47 @@ def kill(
     """
     if not flags and release is None:
         raise click.UsageError("want FLAG, once or more often, or --release ID")
+    check_words(reason, incident)
+    reading = read(work)
+    wanted = [reading.find_flag(flag) for flag in flags]
+    if release is not None:
+        wanted += emergency.of_release(reading.snapshot, release)
+    return kill_now(work, reading, wanted, reason, incident, wait_s, wait_percent)
+
+
+def check_words(reason: str, incident: str | None) -> None:
+    """Refuse an emergency that does not say why.
+
+    Raises:
+        click.UsageError: so it is; or it says too much.
+    """
     if not reason.strip() or len(reason) > REASON_CHARS_MAX:
         raise click.UsageError(f"--reason: want 1 .. {REASON_CHARS_MAX} characters")
     if incident is not None and not 0 < len(incident) <= TITLE_CHARS_MAX:
         raise click.UsageError(f"--incident: want 1 .. {TITLE_CHARS_MAX} characters")
-    reading = read(work)
-    wanted = [reading.find_flag(flag) for flag in flags]
-    if release is not None:
-        wanted += emergency.flags_of_release(reading.snapshot, release)
-    kills = emergency.kills_of(reading.documents, wanted)
+
+
+def kill_now(
+    work: Workspace,
+    reading: Reading,
+    wanted: Sequence[StateId],
+    reason: str,
+    incident: str | None,
+    wait_s: int,
+    wait_percent: int | None,
+) -> Exit:
+    """Show what a kill does, sign it with an emergency key, and see it into the ledger.
+
+    Args:
+        wanted: flags and releases.
+        wait_s: how long to wait for the publisher's service, and for the fleet.
+        wait_percent: the share of the fleet to wait for; None: none.
+
+    Raises:
+        WrongRole, Misconfigured: no emergency key is here.
+        Refused, Unavailable, OutcomeUnknown, Interrupted: every reader would reject it; or it could not be sent.
+    """
+    kills = emergency.kills_of(reading.documents, reading.snapshot, wanted)
     groups = emergency.batches(kills)
     chosen = _emergency_key(work, reading)
     requester = _person_of(reading, chosen)
@@ -79,7 +121,7 @@ def kill(
         _check_allowed(work, reading, draft)
     _show(work, reading, kills)
     if work.dry_run:
-        work.desk.result({"dry_run": True, "kills": _fields(kills)}, f"would kill {len(kills)} flags")
+        work.desk.result({"dry_run": True, "kills": _fields(kills)}, f"would kill {_counted(kills)}")
         return Exit.OK
     holder = appending.service_at_work(work, reading)
     publisher = None if holder else _publisher_key(work, reading)
@@ -97,7 +139,12 @@ def kill(
         _kill(work, reading, [kill.state_id for kill in group], person, reason, incident, signer, appender, wait_s)
         for group in groups
     ]
-    return _tell(work, reading, kills, links, took_s=time.monotonic() - began)
+    took_s = time.monotonic() - began
+    converged = None
+    if wait_percent is not None:
+        work.desk.say(f"seq {links[-1].entry.seq} is in the ledger; waiting for {wait_percent} % of the fleet")
+        converged = converging.wait_for(work, reading, links[-1], percent=wait_percent, timeout_s=wait_s)
+    return _tell(work, reading, kills, links, converged, took_s=took_s)
 
 
 def _emergency_key(work: Workspace, reading: Reading) -> KeyAtHand:
@@ -137,7 +184,7 @@ def _publisher_key(work: Workspace, reading: Reading) -> KeyAtHand | None:
 def _proposal(
     work: Workspace,
     reading: Reading,
-    kills: Sequence[Kill],
+    kills: Sequence[AnyKill],
     requester: Person | None,
     reason: str,
     incident: str | None,
@@ -147,7 +194,7 @@ def _proposal(
     named = ", ".join(str(kill.state_id) for kill in kills)
     title = f"kill {named}"
     if len(title) > TITLE_CHARS_MAX:
-        title = f"kill {len(kills)} flags"
+        title = f"kill {_counted(kills)}"
     return Proposal(
         log_id=reading.root.log_id,
         proposal_id=new_proposal_id(now_ms, os.urandom(10)),
@@ -184,7 +231,7 @@ def _check_allowed(work: Workspace, reading: Reading, proposal: Proposal) -> Non
         ) from refusal
 
 
-def _show(work: Workspace, reading: Reading, kills: Sequence[Kill]) -> None:
+def _show(work: Workspace, reading: Reading, kills: Sequence[AnyKill]) -> None:
     if work.desk.as_json:
         return
     for kill in kills:
@@ -196,7 +243,9 @@ def _show(work: Workspace, reading: Reading, kills: Sequence[Kill]) -> None:
         work.desk.warn(f"{kill.state_id} is not the flag that is served under {kill.state_id.key}: another source's is")
 
 
-def _served(reading: Reading, kill: Kill) -> bool:
+def _served(reading: Reading, kill: AnyKill) -> bool:
+    if isinstance(kill, GateKill):
+        return True
     served = reading.snapshot.view.flags.get(str(kill.state_id.key))
     return served is not None and served.source == kill.state_id.source
 
@@ -219,7 +268,7 @@ def _kill(
         Refused, Unavailable, OutcomeUnknown: as the sequencer, and appending.wait_for.
     """
     for _ in range(ATTEMPTS_MAX):
-        kills = emergency.kills_of(Documents.of(reading.reader.links), wanted)
+        kills = emergency.kills_of(Documents.of(reading.reader.links), reading.snapshot, wanted)
         envelope = seal(PROPOSAL, _proposal(work, reading, kills, person, reason, incident), [signer])
         case = Case(PROPOSAL.decode(envelope.payload), envelope, digest(envelope), ())
         # In the inbox also when it is appended here: there others find it to ratify it.
@@ -266,27 +315,41 @@ def _awaited(work: Workspace, reading: Reading, case: Case, wait_s: int) -> Appl
     return came
 
 
-def _tell(work: Workspace, reading: Reading, kills: Sequence[Kill], links: Sequence[Applied], *, took_s: float) -> Exit:
+def _tell(
+    work: Workspace,
+    reading: Reading,
+    kills: Sequence[AnyKill],
+    links: Sequence[Applied],
+    converged: Converged | None,
+    *,
+    took_s: float,
+) -> Exit:
     ledger = reading.reader.ledger
     waiting = [ledger.unratified.get(link.authorized.sha256) for link in links]
-    work.desk.result(
-        {
-            "kills": _fields(kills),
-            "took_s": round(took_s, 3),
-            "emergencies": [
-                {
-                    "id": link.authorized.proposal.proposal_id,
-                    "seq": link.entry.seq.number,
-                    "entry_hash": link.entry_hash.hex(),
-                    "published_at": link.entry.published_at,
-                    "ratify_by": None if wait is None else wait.ratify_by_ms,
-                }
-                for link, wait in zip(links, waiting, strict=True)
-            ],
-        },
-        "\n".join(f"seq {link.entry.seq}  {link.authorized.proposal.proposal_id}" for link in links),
-    )
-    work.desk.say(f"killed {len(kills)} flags; in the ledger after {took_s:.1f} s")
+    document: dict[str, object] = {
+        "kills": _fields(kills),
+        "took_s": round(took_s, 3),
+        "emergencies": [
+            {
+                "id": link.authorized.proposal.proposal_id,
+                "seq": link.entry.seq.number,
+                "entry_hash": link.entry_hash.hex(),
+                "published_at": link.entry.published_at,
+                "ratify_by": None if wait is None else wait.ratify_by_ms,
+            }
+            for link, wait in zip(links, waiting, strict=True)
+        ],
+        **({} if converged is None else {"fleet": converged.fields}),
+    }
+    text = "\n".join(f"seq {link.entry.seq}  {link.authorized.proposal.proposal_id}" for link in links)
+    if converged is not None and not converged.enough:
+        hint = "it stays in force; see who is missing with `flaghoist fleet`"
+        work.desk.result_with(converged.refusal(f"seq {links[-1].entry.seq} is published", hint), document, text)
+    else:
+        work.desk.result(document, text)
+    work.desk.say(f"killed {_counted(kills)}; in the ledger after {took_s:.1f} s")
+    if converged is not None and converged.enough:
+        work.desk.say(converged.words)
     for link, wait in zip(links, waiting, strict=True):
         if wait is None:
             continue
@@ -299,21 +362,21 @@ def _tell(work: Workspace, reading: Reading, kills: Sequence[Kill], links: Seque
             "is an alarm; it stays in force either way"
         )
         work.desk.next_step(f"they run `flaghoist approve {proposal.proposal_id}`")
-    work.desk.next_step(f"once it is mended: `flaghoist propose set {kills[0].state_id} …`, approved as any change")
-    return Exit.OK
+    first = kills[0].state_id
+    if first.target is Target.RELEASE:
+        again = f"`flaghoist release ramp {first.key} …`"
+    else:
+        again = f"`flaghoist propose set {first} …`"
+    work.desk.next_step(f"once it is mended: {again}, approved as any change")
+    return Exit.OK if converged is None else converged.exit
 
 
-def _fields(kills: Sequence[Kill]) -> list[dict[str, object]]:
-    return [
-        {
-            "key": kill.state_id.key,
-            "source": kill.state_id.source,
-            "state": kill.now.state,
-            "default_variant": kill.now.default_variant,
-            "has_rule": kill.now.targeting is not None,
-            "safe_variant": kill.safe,
-            "safe_value": kill.now.variants[kill.safe],
-            "services": list(kill.now.governance.services),
-        }
-        for kill in kills
-    ]
+def _counted(kills: Sequence[AnyKill]) -> str:
+    releases = sum(isinstance(kill, GateKill) for kill in kills)
+    flags = len(kills) - releases
+    told = [f"{n} {what}{'s' * (n != 1)}" for n, what in ((flags, "flag"), (releases, "release")) if n]
+    return " and ".join(told)
+
+
+def _fields(kills: Sequence[AnyKill]) -> list[dict[str, object]]:
+    return [kill.fields() for kill in kills]

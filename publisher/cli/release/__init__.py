@@ -16,6 +16,12 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "plan": ("publisher.cli.release.plan:plan", "Say in words what each stage changes, and what it takes."),
     "diff": ("publisher.cli.release.history:diff", "Compare a release and its flags at two points of the ledger."),
     "history": ("publisher.cli.release.history:history", "Show everything that ever happened to a release."),
+    "ramp": ("publisher.cli.release.ramp:ramp", "Open the gate for a share of users, or up to a stage; walk it."),
+    "activate": ("publisher.cli.release.activate:activate", "Open the gate for everybody."),
+    "revert": ("publisher.cli.release.revert:revert", "Close the gate: all flags answer as before it opened."),
+    "pause": ("publisher.cli.release.walk:pause", "Hold up the walk through the stages."),
+    "resume": ("publisher.cli.release.walk:resume", "Let a paused walk go on."),
+    "drill": ("publisher.cli.release.drill:drill", "Rehearse a revert: measure how soon the fleet has it."),
     "delete": ("publisher.cli.release.delete:delete", "Propose to take a closed release and its wiring away."),
 }
 
