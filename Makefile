@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test adversary lint format proto kafka bench lock clean
+.PHONY: help setup demo test adversary sequences lint format proto kafka bench lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ test: $(READY) ## Run every test; those that need Java (a real Kafka) skip at a 
 
 adversary: $(READY) ## Tell one run of the adversary (SEED=1234), or play new ones for a minute
 	@$(BIN)/python -m tests.adversary $(SEED)
+
+sequences: $(READY) ## Tell one random sequence of releases (SEED=1234), or play new ones for three minutes
+	@$(BIN)/python -m tests.releases $(SEED)
 
 lint: $(READY) ## ruff and mypy --strict
 	@$(BIN)/ruff check .
