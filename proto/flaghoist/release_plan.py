@@ -175,7 +175,7 @@ class ReleasePlan:
 def gate_rule(gate: Gate, *, audience: JsonValue, bucket_by: str, salt: str) -> JsonValue:
     """Return the rule that is true for those whom a gate lets through.
 
-    Who has no bucket key is in no share, except that of everybody. A key is text, or a whole number below 10^15. Those
+    Who has no bucket key is in no share, except that of everybody. A key is text, or a whole number below 10^7. Those
     of ASCII characters have the same bucket in every evaluator of flagd's rules, of whatever generation; others have it
     in every sidecar of one ledger.
     """

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 # For failures only: a JVM on a busy machine takes seconds to its first answer.
 ANSWER_S: Final = 60.0
+CENSUS_S: Final = 300.0  # of one request; the test sends some thousands of users with each
 EVENT_S: Final = 30.0
 END_S: Final = 15.0
 
@@ -60,6 +61,11 @@ class Client:
         return Answer(
             answer["value"], answer["variant"] or None, answer["reason"], answer["errorCode"], answer["metadata"] or {}
         )
+
+    def census(self, keys: Sequence[str], contexts: Sequence[Mapping[str, Any] | None]) -> dict[str, str]:
+        """Return for each boolean flag one mark a context, in order: `1` it is on, `0` it is off, `?` an error."""
+        marks = self.ask(op="census", keys=list(keys), contexts=list(contexts), within_s=CENSUS_S)["marks"]
+        return {key: str(marks[key]) for key in keys}
 
     def forget(self) -> None:
         """Forget the changes that the provider has told of so far."""

@@ -12,8 +12,10 @@ from flaghoist.codec import encode_envelope
 from flaghoist.ledger import Ledger
 from flaghoist.log.base import Stream
 from flaghoist.log.location import create_log, open_log
+from flaghoist.release_plan import CLOSED, ReleasePlan
 from flaghoist.root import Root
-from tests.forge import DAY_MS, Forge, root_record, sealed_root
+from flaghoist.values import FlagKey, Source
+from tests.forge import DAY_MS, Forge, gated_flag, root_record, sealed_root
 from tests.sidecar_process import SidecarProcess, running_sidecar
 
 
@@ -38,6 +40,17 @@ class Environment:
         ops = [self._forge.evaluator_op(name, rule) for name, rule in (evaluators or {}).items()]
         ops += [self._forge.op(key, flag) for key, flag in flags.items()]
         self._append(self._forge.append(self._forge.release(*ops)))
+
+    def release(self, plans: Mapping[str, ReleasePlan]) -> None:
+        """Append one entry that makes these releases, closed, with a boolean flag each, `in-NAME`; and one that opens
+        all their gates as the plans say."""
+        flags = {name: FlagKey(f"in-{name}") for name in plans}
+        named = {name: replace(plan, flags=((Source(""), flags[name]),)) for name, plan in plans.items()}
+        made = [self._forge.release_op(name, replace(plan, gate=CLOSED)) for name, plan in named.items()]
+        gated = [self._forge.op(flags[name], gated_flag(name)) for name in named]
+        self._append(self._forge.append(self._forge.release(*made, *gated)))
+        opened = [self._forge.release_op(name, plan) for name, plan in named.items()]
+        self._append(self._forge.append(self._forge.release(*opened)))
 
     @contextmanager
     def sidecar(self, *options: str, rpc_port: int = 0, sync_port: int = 0) -> Iterator[SidecarProcess]:

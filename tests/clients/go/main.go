@@ -18,15 +18,17 @@ import (
 )
 
 // lineBytesMax is more than any request of the tests has.
-const lineBytesMax = 1 << 20
+const lineBytesMax = 1 << 24
 
 type request struct {
-	Op        string         `json:"op"`
-	Type      string         `json:"type"`
-	Key       string         `json:"key"`
-	Default   any            `json:"default"`
-	Context   map[string]any `json:"context"`
-	TimeoutMs int            `json:"timeoutMs"`
+	Op        string           `json:"op"`
+	Type      string           `json:"type"`
+	Key       string           `json:"key"`
+	Default   any              `json:"default"`
+	Context   map[string]any   `json:"context"`
+	Keys      []string         `json:"keys"`
+	Contexts  []map[string]any `json:"contexts"`
+	TimeoutMs int              `json:"timeoutMs"`
 }
 
 // service has what a service has: a client, and what the provider's events have told it.
@@ -115,10 +117,36 @@ func (s *service) evaluate(r request) map[string]any {
 	return map[string]any{"error": fmt.Sprintf("unknown type %q", r.Type)}
 }
 
+func (s *service) census(r request) map[string]any {
+	ctx, contexts := context.Background(), make([]of.EvaluationContext, len(r.Contexts))
+	for i, attributes := range r.Contexts {
+		contexts[i] = evaluationContext(attributes)
+	}
+	marks := map[string]string{}
+	for _, key := range r.Keys {
+		mark := make([]byte, len(contexts))
+		for i, attributes := range contexts {
+			details, _ := s.client.BooleanValueDetails(ctx, key, false, attributes)
+			switch {
+			case details.ErrorCode != "":
+				mark[i] = '?'
+			case details.Value:
+				mark[i] = '1'
+			default:
+				mark[i] = '0'
+			}
+		}
+		marks[key] = string(mark)
+	}
+	return map[string]any{"marks": marks}
+}
+
 func (s *service) answer(r request) map[string]any {
 	switch r.Op {
 	case "evaluate":
 		return s.evaluate(r)
+	case "census":
+		return s.census(r)
 	case "forget":
 		s.lock.Lock()
 		defer s.lock.Unlock()

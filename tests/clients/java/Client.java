@@ -13,9 +13,11 @@ import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.HashSet;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.function.BooleanSupplier;
@@ -84,6 +86,8 @@ public final class Client {
         switch (request.get("op").asText()) {
             case "evaluate":
                 return evaluate(request.get("type").asText(), key, request.get("default"), request.path("context"));
+            case "census":
+                return census(request.get("keys"), request.get("contexts"));
             case "forget":
                 synchronized (heard) {
                     changed.clear();
@@ -116,6 +120,23 @@ public final class Client {
             default:
                 return Map.of("error", "unknown type " + type);
         }
+    }
+
+    private Map<String, Object> census(JsonNode keys, JsonNode contexts) throws Exception {
+        List<EvaluationContext> parsed = new ArrayList<>();
+        for (JsonNode each : contexts) {
+            parsed.add(context(each));
+        }
+        Map<String, Object> marks = new LinkedHashMap<>();
+        for (JsonNode key : keys) {
+            StringBuilder mark = new StringBuilder(parsed.size());
+            for (EvaluationContext context : parsed) {
+                FlagEvaluationDetails<Boolean> details = client.getBooleanDetails(key.asText(), false, context);
+                mark.append(details.getErrorCode() != null ? '?' : details.getValue() ? '1' : '0');
+            }
+            marks.put(key.asText(), mark.toString());
+        }
+        return Map.of("marks", marks);
     }
 
     private static Map<String, Object> told(FlagEvaluationDetails<?> details) {

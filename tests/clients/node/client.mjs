@@ -61,10 +61,25 @@ async function evaluate({ type, key, default: fallback, context }) {
   };
 }
 
+async function census({ keys, contexts }) {
+  const marks = {};
+  for (const key of keys) {
+    let mark = '';
+    for (const context of contexts) {
+      const details = await client.getBooleanDetails(key, false, context ?? undefined);
+      mark += details.errorCode ? '?' : details.value ? '1' : '0';
+    }
+    marks[key] = mark;
+  }
+  return { marks };
+}
+
 async function answer(request) {
   switch (request.op) {
     case 'evaluate':
       return evaluate(request);
+    case 'census':
+      return census(request);
     case 'forget':
       changed.clear();
       return {};

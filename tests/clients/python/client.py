@@ -39,6 +39,8 @@ class Service:
         match request["op"]:
             case "evaluate":
                 return self._evaluate(request)
+            case "census":
+                return self._census(request)
             case "forget":
                 with self._heard:
                     self._changed.clear()
@@ -52,11 +54,16 @@ class Service:
             case other:
                 return {"error": f"unknown op {other!r}"}
 
+    def _census(self, request: dict[str, Any]) -> dict[str, Any]:
+        contexts = [context_of(context) for context in request["contexts"]]
+        return {"marks": {key: "".join(self._mark(key, context) for context in contexts) for key in request["keys"]}}
+
+    def _mark(self, key: str, context: EvaluationContext | None) -> str:
+        details = self._client.get_boolean_details(key, False, context)
+        return "?" if details.error_code else "01"[details.value]
+
     def _evaluate(self, request: dict[str, Any]) -> dict[str, Any]:
-        context = request.get("context")
-        if context is not None:
-            attributes = {name: value for name, value in context.items() if name != "targetingKey"}
-            context = EvaluationContext(context.get("targetingKey"), attributes)
+        context = context_of(request.get("context"))
         details = getattr(self._client, f"get_{request['type']}_details")(request["key"], request["default"], context)
         return {
             "value": details.value,
@@ -78,6 +85,13 @@ class Service:
     def _on_state(self, _: EventDetails) -> None:
         with self._heard:
             self._heard.notify_all()
+
+
+def context_of(json: dict[str, Any] | None) -> EvaluationContext | None:
+    if json is None:
+        return None
+    attributes = {name: value for name, value in json.items() if name != "targetingKey"}
+    return EvaluationContext(json.get("targetingKey"), attributes)
 
 
 def main() -> None:

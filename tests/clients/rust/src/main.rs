@@ -177,6 +177,29 @@ async fn evaluate(client: &Client, request: &Json) -> Json {
     }
 }
 
+async fn census(client: &Client, request: &Json) -> Json {
+    let none = Vec::new();
+    let contexts: Vec<EvaluationContext> = request["contexts"]
+        .as_array()
+        .unwrap_or(&none)
+        .iter()
+        .map(context_of)
+        .collect();
+    let mut marks = Map::new();
+    for key in request["keys"].as_array().unwrap_or(&none).iter().filter_map(Json::as_str) {
+        let mut mark = String::with_capacity(contexts.len());
+        for context in &contexts {
+            mark.push(match client.get_bool_details(key, Some(context), None).await {
+                Ok(details) if details.value => '1',
+                Ok(_) => '0',
+                Err(_) => '?',
+            });
+        }
+        marks.insert(key.to_owned(), mark.into());
+    }
+    json!({ "marks": marks })
+}
+
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     let mut connecting = connect(Options::parse(std::env::args().skip(1)));
@@ -188,6 +211,7 @@ async fn main() -> std::io::Result<()> {
         let timeout = Duration::from_millis(request["timeoutMs"].as_u64().unwrap_or_default());
         let answer = match request["op"].as_str().unwrap_or_default() {
             "evaluate" => evaluate(&client, &request).await,
+            "census" => census(&client, &request).await,
             "forget" => json!({}),
             "await_ready" => {
                 let end = Instant::now() + timeout;
