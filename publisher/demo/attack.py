@@ -41,7 +41,7 @@ async def forged_entry(log: Log, ledger: Ledger, *, now_ms: int) -> bytes:
 def edited_entry(record: bytes) -> bytes:
     """Return a copy of a signed entry in which the approved change is another one."""
     envelope = decode_envelope(record)
-    edited = envelope.payload.replace(b'"defaultVariant":"on"', b'"defaultVariant":"no"')
+    edited = envelope.payload.replace(b'"share":100,', b'"share":001,')
     if edited == envelope.payload:
         raise ValueError("the entry does not hold the change to edit")
     return encode_envelope(replace(envelope, payload=edited))

@@ -194,6 +194,26 @@ class Client:
         self.value, self.seq = answer.value, int(answer.metadata["flaghoist.seq"])
         self.changed.set()
 
+    async def value_for(self, user: str) -> bool:
+        """Ask on behalf of one user."""
+        request = evaluation_pb2.ResolveBooleanRequest(flag_key=self.flag)
+        request.context.update({"targetingKey": user})
+        return bool((await self.stub.ResolveBoolean(request)).value)
+
+    async def until_seq(self, seq: int) -> None:
+        """Wait until the flag is answered from this version, or a newer one.
+
+        Raises:
+            StepFailed: it is not in time.
+        """
+        try:
+            async with asyncio.timeout(STEP_S):
+                while self.seq < seq:
+                    self.changed.clear()
+                    await self.changed.wait()
+        except TimeoutError:
+            raise StepFailed(f"{self.service} still answers from seq {self.seq}, want {seq}") from None
+
     async def until(self, value: bool) -> None:
         """Wait until the flag has this value here.
 
@@ -210,12 +230,16 @@ class Client:
 
 
 @asynccontextmanager
-async def clients(address: str, flag: str, services: Sequence[str] = SERVICES) -> AsyncIterator[Sequence[Client]]:
-    """Run one client for each service, each on a connection of its own."""
+async def clients(address: str, flags: Mapping[str, str]) -> AsyncIterator[Sequence[Client]]:
+    """Run one client for each service, each on a connection of its own.
+
+    Args:
+        flags: what each service asks for, by its name.
+    """
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         watching = []
         watchers = []
-        for service in services:
+        for service, flag in flags.items():
             # An option of its own keeps the channels from sharing one connection.
             channel = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
             await stack.enter_async_context(channel)

@@ -17,9 +17,12 @@ from flaghoist.log.location import open_log
 from flaghoist.root import Root
 from publisher.cli.desk import Desk, Exit
 from publisher.demo.attack import edited_entry, forged_entry
-from publisher.demo.stage import Client, Sidecar, Stage, StepFailed, clients
+from publisher.demo.stage import SERVICES, Client, Sidecar, Stage, StepFailed, clients
 
-FLAG = "new-checkout"
+RELEASE = "checkout-v2"
+FLAGS = {service: f"{service}.{RELEASE}" for service in SERVICES}
+USERS = [f"user-{number}" for number in range(200)]
+LEAD = "1s"
 
 
 @click.command()
@@ -31,9 +34,10 @@ FLAG = "new-checkout"
 def demo(desk: Desk, keep: Path | None, as_json: bool) -> Exit:
     """Show the whole story in half a minute, on a ledger of its own.
 
-    Two people, a flag file, a flip that is refused without approval, approved, published and seen by live gRPC clients,
-    forged records that change nothing, a kill with one emergency key that others ratify, and an audit. Exits with 0
-    only if each step really held.
+    Two people, a flag file, a release of three services: made inert, ramped to half of the users, the same ones
+    everywhere, refused without approval, activated at one moment as live gRPC clients see; forged records that change
+    nothing; all of it taken back by one emergency key, which people ratify; and an audit. Exits with 0 only if each
+    step really held.
     """
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
@@ -68,16 +72,18 @@ def _reason(failure: Exception) -> str:
 
 async def _play(stage: Stage) -> dict[str, Any]:
     await _set_up(stage)
-    stage.step("A sidecar starts, with nothing but the pinned root to trust; three services connect to it.")
-    async with stage.sidecar() as sidecar, clients(sidecar.address, FLAG) as watching:
+    await _create(stage)
+    stage.step("A sidecar starts, with nothing but the pinned root to trust; the three services connect to it.")
+    async with stage.sidecar() as sidecar, clients(sidecar.address, FLAGS) as watching:
         for client in watching:
             await client.until(False)
-        stage.fact(f"{', '.join(c.service for c in watching)} see {FLAG} = off, by gRPC")
-        flip_ms = await _flip(stage, watching)
+        stage.fact(f"{', '.join(c.service for c in watching)} see {RELEASE} = off, by gRPC")
+        await _ramp(stage, watching)
+        spread_ms, flip_ms = await _activate(stage, watching)
         await _attack(stage, sidecar, watching)
-        kill_ms = await _kill(stage, watching)
+        revert_ms = await _revert(stage, watching)
     audit = await _audit(stage)
-    return {"flip_ms": flip_ms, "kill_ms": kill_ms, "audit": audit}
+    return {"flip_ms": flip_ms, "spread_ms": spread_ms, "revert_ms": revert_ms, "audit": audit}
 
 
 async def _set_up(stage: Stage) -> None:
@@ -99,21 +105,47 @@ async def _set_up(stage: Stage) -> None:
     await stage.run("approve", proposal, "--key", "grace", "--yes")
     await stage.run("publish", proposal, "--yes")
     flags = await stage.run("flag", "list")
-    stage.claim(FLAG in {flag["key"] for flag in flags}, f"{len(flags)} flags are in the ledger")
+    stage.claim(len(flags) > 0, f"{len(flags)} flags are in the ledger")
 
 
-async def _flip(stage: Stage, watching: Sequence[Client]) -> float:
-    stage.step("Ada proposes to switch it on. Alone she cannot: without Grace it is refused, and her own approval too.")
-    switched_on = ("--variant", "on", "--safe-variant", "off", "--reason", "launch day")
-    await stage.run("propose", "set", FLAG, *switched_on, "--key", "ada", "--yes")
+async def _create(stage: Stage) -> None:
+    stage.step("A feature spans three services: Ada makes a release of three flags with one gate. It is shut.")
+    services = [word for service in SERVICES for word in ("--service", service)]
+    plan = ("--pattern", "{service}.{release}", *services, "--title", "the rebuilt checkout")
+    stages = ("--stage", "50%:1h", "--stage", "100%")
+    await stage.run("release", "create", RELEASE, *plan, *stages, "--owner", "ada@example.org", "--key", "ada", "--yes")
+    await _approve_and_publish(stage)
+
+
+async def _ramp(stage: Stage, watching: Sequence[Client]) -> None:
+    stage.step("Ada opens it to half of the users. Alone she cannot: without Grace, and by her own approval, no.")
+    await stage.run("release", "ramp", RELEASE, "50%", "--key", "ada", "--yes")
     proposal = await _pending(stage)
     await stage.run("publish", proposal, "--yes", refused="not_approved")
     await stage.run("approve", proposal, "--key", "ada", "--yes", refused="same_person")
     stage.claim(all(client.value is False for client in watching), "every client still sees off")
 
-    stage.step("Grace approves; it is published; the sidecar verifies it and every client sees the flip.")
-    await stage.run("approve", proposal, "--key", "grace", "--yes")
-    return await _publish_and_time(stage, proposal, watching, value=True)
+    stage.step("Grace approves; it is published; the same half of the users has it in every service.")
+    ramped = await _approve_and_publish(stage)
+    for client in watching:
+        await client.until_seq(ramped["seq"])
+    chosen = [{user for user in USERS if await client.value_for(user)} for client in watching]
+    stage.claim(
+        all(users == chosen[0] for users in chosen) and 0 < len(chosen[0]) < len(USERS),
+        f"of {len(USERS)} users the same {len(chosen[0])} in all three services",
+    )
+
+
+async def _activate(stage: Stage, watching: Sequence[Client]) -> tuple[float, float]:
+    stage.step(f"Launch: everybody, everywhere, at one moment, {LEAD} after it is published.")
+    await stage.run("release", "activate", RELEASE, "--in", LEAD, "--key", "ada", "--yes")
+    activated = await _approve_and_publish(stage)
+    seen_ms = await _seen(stage, activated, watching, value=True)
+    first_s, last_s = (bound(client.seen_at_s for client in watching) for bound in (min, max))
+    spread_ms = round((last_s - first_s) * 1000, 1)
+    moment_ms = activated["published_at"] + float(LEAD.removesuffix("s")) * 1000
+    stage.claim(first_s * 1000 >= moment_ms, f"none before the moment; the last {spread_ms} ms after the first")
+    return spread_ms, round(seen_ms - (moment_ms - activated["published_at"]), 1)
 
 
 async def _attack(stage: Stage, sidecar: Sidecar, watching: Sequence[Client]) -> None:
@@ -123,7 +155,7 @@ async def _attack(stage: Stage, sidecar: Sidecar, watching: Sequence[Client]) ->
         honest = [record.value async for record in read_to_end(log)]
         records = {
             "a next entry signed by a stranger": await forged_entry(log, Ledger(root), now_ms=int(time.time() * 1000)),
-            "the flip with another variant than was approved": edited_entry(honest[-1]),
+            "the launch with another share than was approved": edited_entry(honest[-1]),
             "the import, replayed byte for byte": honest[1],
             "plain junk": b"\x00not a record",
         }
@@ -141,23 +173,27 @@ async def _attack(stage: Stage, sidecar: Sidecar, watching: Sequence[Client]) ->
     stage.claim(verified["seq"] == before, f"the audit counts what they are worth: {verified['records']}")
 
 
-async def _kill(stage: Stage, watching: Sequence[Client]) -> float:
-    stage.step("Errors rise. Grace has an emergency key: alone, and at once, she may turn it to its safe variant.")
-    killed = await stage.run("kill", FLAG, "--reason", "errors rise", "--key", "grace-emergency", "--yes")
-    kill_ms = await _seen(stage, killed["emergencies"][0], watching, value=False)
+async def _revert(stage: Stage, watching: Sequence[Client]) -> float:
+    stage.step("Errors rise. Grace has an emergency key: alone, and at once, she takes the whole release back.")
+    told = ("--emergency", "--reason", "errors rise", "--key", "grace-emergency")
+    await stage.run("release", "revert", RELEASE, *told, "--yes")
+    (entry,) = await stage.run("audit", "log", "--limit", "1")
+    revert_ms = await _seen(stage, entry, watching, value=False)
 
     stage.step("It stays so whatever happens; Ada stands behind it afterwards.")
-    emergency = str(killed["emergencies"][0]["id"])
+    emergency = str(entry["proposal"])
     await stage.run("approve", emergency, "--key", "grace", "--yes", refused="same_person")
     await stage.run("approve", emergency, "--key", "ada", "--yes")
     ratified = await stage.run("publish", emergency, "--yes")
     stage.claim(ratified["approvers"] == ["ada@example.org"], f"seq {ratified['seq']}: ratified by ada@example.org")
-    return kill_ms
+    return revert_ms
 
 
-async def _publish_and_time(stage: Stage, proposal: str, watching: Sequence[Client], *, value: bool) -> float:
-    published = await stage.run("publish", proposal, "--yes")
-    return await _seen(stage, published, watching, value=value)
+async def _approve_and_publish(stage: Stage) -> Any:
+    """Let Grace approve the newest proposal, publish it, and return what publish said."""
+    proposal = await _pending(stage)
+    await stage.run("approve", proposal, "--key", "grace", "--yes")
+    return await stage.run("publish", proposal, "--yes")
 
 
 async def _seen(stage: Stage, published: Any, watching: Sequence[Client], *, value: bool) -> float:
@@ -168,7 +204,7 @@ async def _seen(stage: Stage, published: Any, watching: Sequence[Client], *, val
     took_ms = last.seen_at_s * 1000 - float(published["published_at"])
     stage.claim(
         all(client.seq == published["seq"] for client in watching),
-        f"all three see {FLAG} = {'on' if value else 'off'} at seq {published['seq']}, "
+        f"all three see {RELEASE} = {'on' if value else 'off'} at seq {published['seq']}, "
         f"the last {took_ms:.0f} ms after the entry was made",
     )
     return round(took_ms, 1)

@@ -27,7 +27,9 @@ def test_demo_tells_its_story_and_every_step_holds():
         "not_approved",
         "same_person",
         "three dropped",
-        "all three see new-checkout = off",
+        "in all three services",
+        "none before the moment",
+        "all three see checkout-v2 = off",
         "ratified",
         "Every step held",
     ):
@@ -38,8 +40,9 @@ def test_demo_prints_one_json_document_and_leaves_what_it_was_told_to_keep(tmp_p
     ended = run_demo("--json", "--keep", str(tmp_path / "stage"))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     figures = json.loads(ended.stdout)
-    assert figures["audit"]["seq"] == 5
-    assert 0 < figures["kill_ms"] < 10_000
+    assert figures["audit"]["seq"] == 7
+    assert 0 < figures["revert_ms"] < 10_000
+    assert 0 <= figures["spread_ms"] < 10_000
     assert 0 < figures["flip_ms"] < 10_000
     assert (tmp_path / "stage" / "ledger.db").exists()
     assert (tmp_path / "stage" / "passphrase").stat().st_mode & 0o077 == 0
