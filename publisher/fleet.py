@@ -13,7 +13,7 @@ from typing import Final
 from flaghoist.acknowledgement import ACK_INTERVAL_S, LEFT, read_acknowledgement
 from flaghoist.errors import Refused, Unavailable
 from flaghoist.ledger import Ledger
-from flaghoist.log.base import ACKS_RETENTION_S, KEY_BYTES_MAX
+from flaghoist.log.base import KEY_BYTES_MAX
 from flaghoist.records import Acknowledgement
 from flaghoist.state_root import state_root
 from flaghoist.values import LogId, Seq
@@ -221,7 +221,9 @@ class Fleet:
         self._members.pop(ack.instance, None)
         member = Member(ack, _written_ms(ack, now_ms) if kept else now_ms)
         self._members[ack.instance] = member
-        self._forget(now_ms)
+        while len(self._members) > INSTANCES_MAX:
+            del self._members[next(iter(self._members))]
+            self.forgotten += 1
         return member
 
     def note_own(self) -> None:
@@ -299,16 +301,6 @@ class Fleet:
         if self.ledger is None or seq > self.ledger.head.seq:
             return False
         return member.ack.entry_hash != self.ledger.hash_at(seq)
-
-    def _forget(self, now_ms: int) -> None:
-        """Forget whom the stream has dropped too, and the longest silent of too many."""
-        while self._members:
-            oldest = next(iter(self._members.values()))
-            expired = now_ms - oldest.seen_ms > ACKS_RETENTION_S * 1000
-            if not expired and len(self._members) <= INSTANCES_MAX:
-                return
-            self.forgotten += not expired
-            del self._members[oldest.name]
 
 
 def _written_ms(ack: Acknowledgement, now_ms: int) -> int:

@@ -1,6 +1,7 @@
 """How a command waits until the fleet has what it has published, and shows it meanwhile."""
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -129,9 +130,8 @@ class Converged:
         if not reached.live:
             text = f"no sidecar was live that could have seq {self.awaited.seq}"
         else:
-            text = (
-                f"{reached.done} of {reached.live} live sidecars {has} seq {self.awaited.seq} ({reached.percent:.0f} %)"
-            )
+            share = math.floor(reached.percent)  # rounded up it might look like enough
+            text = f"{reached.done} of {reached.live} live sidecars ({share} %) {has} seq {self.awaited.seq}"
         text += f" after {self.took_s:.1f} s"
         return text if self.enough else f"{text}, want {self.percent} %{self._missing()}"
 

@@ -8,16 +8,18 @@ from enum import StrEnum
 import click
 
 from flaghoist.errors import FlaghoistError, Misconfigured, Unavailable
-from flaghoist.log.base import Finding, Severity
+from flaghoist.log.base import Finding, Severity, Stream, read_to_end
 from flaghoist.log.location import inspect_log
 from flaghoist.outcomes import Rejected
 from flaghoist.root import Root
 from flaghoist.values import KeyId
 from publisher import root_plan
+from publisher.cli.converging import shown_names
 from publisher.cli.desk import Exit, exit_of
 from publisher.cli.reading import Reading, read
 from publisher.cli.times import age, moment
 from publisher.cli.workspace import Workspace, operation
+from publisher.fleet import Fleet, Parting
 from publisher.journal import Journal
 from publisher.keys import read_pem
 
@@ -79,6 +81,7 @@ def _checks(work: Workspace) -> Iterator[Check]:
     yield from _contents(reading[0])
     yield _clock(work, reading[0])
     yield _tried("journal", lambda: _journal(work, reading[0]))
+    yield _tried("fleet", lambda: _fleet(work, reading[0]))
 
 
 def _tried(name: str, check: Callable[[], Check]) -> Check:
@@ -202,6 +205,37 @@ def _journal(work: Workspace, reading: Reading) -> Check:
             hint="the ledger was cut, or is another one: compare it with a sidecar's head before you publish",
         )
     return Check("journal", Health.OK, f"settled at seq {last.seq}")
+
+
+def _fleet(work: Workspace, reading: Reading) -> Check:
+    """What sidecars say of themselves, as far as that can be looked at without following them."""
+    fleet = Fleet(reading.root.log_id)
+
+    async def listen() -> None:
+        async with work.open_log(Stream.ACKS) as log:
+            async for record in read_to_end(log):
+                fleet.take(record.value, now_ms=work.now_ms(), kept=True)
+
+    asyncio.run(listen())
+    now_ms = work.now_ms()
+    live = [member for member in fleet.members if member.live(now_ms)]
+    # Entries that came since this machine has read its ledger are no news of the fleet.
+    fleet.ledger = reading.reader.ledger
+    fleet.note_own()
+    parted = [found for found in fleet.divergence(now_ms) if found.what is not Parting.AHEAD]
+    if parted:
+        names = shown_names(sorted({name for found in parted for name in found.instances}))
+        todo = "look with `flaghoist fleet`: it says what each of them has"
+        return Check("fleet", Health.FAIL, f"these do not have what others have: {names}", todo, Exit.DIVERGED)
+    if not live:
+        return Check("fleet", Health.OK, "no sidecar is live that acknowledges")
+    if skewed := [member.name for member in live if member.skewed]:
+        text = f"{len(live)} live; these clocks are not the publisher's: {shown_names(skewed)}"
+        return Check("fleet", Health.WARN, text, "set their clocks (NTP): a moment is as exact as they are")
+    if fleet.dropped:
+        text = f"{len(live)} live; {fleet.dropped} records of the stream are no acknowledgements"
+        return Check("fleet", Health.WARN, text, "find out who else writes there, and take that right away")
+    return Check("fleet", Health.OK, f"{len(live)} sidecars are live and agree; `flaghoist fleet` shows them")
 
 
 def _finding(finding: Finding) -> Check:

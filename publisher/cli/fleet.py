@@ -54,7 +54,7 @@ _TODO: Final = {
 @click.option("--watch", "-w", is_flag=True, help="Show it as it changes, until Ctrl-C.")
 @click.option("--service", "services", multiple=True, metavar="NAME", help="Only instances of this service.")
 @click.option("--all", "everything", is_flag=True, help="Also who has left, or was silent for more than an hour.")
-@click.option("--fail-on", "fail_on", multiple=True, type=click.Choice([*Trouble, _NOBODY]),
+@click.option("--fail-on", "fail_on", multiple=True, type=click.Choice([*(t.value for t in Trouble), _NOBODY]),
               help="End with 14 if any instance is so, or nobody is live; once for each.")  # fmt: skip
 @operation(ledger=True)
 def fleet(work: Workspace, watch: bool, services: tuple[str, ...], everything: bool, fail_on: tuple[str, ...]) -> Exit:

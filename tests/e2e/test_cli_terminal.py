@@ -1,5 +1,6 @@
 """On a terminal: it asks, hides what is typed, draws tables; and takes no for an answer."""
 
+import codecs
 import os
 import pty
 import select
@@ -24,6 +25,7 @@ class Terminal:
         self._master, slave = pty.openpty()
         self.process = operator.spawn(*args, terminal=slave)
         os.close(slave)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a character
         self.seen = ""
 
     def read_until(self, text: str) -> None:
@@ -33,7 +35,7 @@ class Terminal:
             assert time.monotonic() < deadline, (text, self.seen)
             ready, _, _ = select.select([self._master], [], [], 1.0)
             if ready:
-                part = os.read(self._master, 65536).decode()
+                part = self._decoder.decode(os.read(self._master, 65536))
                 fresh += part
                 self.seen += part
 
@@ -44,7 +46,7 @@ class Terminal:
         """Read to the end; return the exit code."""
         try:
             while part := os.read(self._master, 65536):
-                self.seen += part.decode()
+                self.seen += self._decoder.decode(part)
         except OSError:  # Linux says EIO when the other side is closed
             pass
         os.close(self._master)

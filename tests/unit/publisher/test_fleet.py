@@ -8,7 +8,6 @@ import pytest
 
 from flaghoist.acknowledgement import ACK_INTERVAL_S, LEFT, encode_acknowledgement
 from flaghoist.codec import ACKNOWLEDGEMENT, TITLE_CHARS_MAX, encode_envelope
-from flaghoist.log.base import ACKS_RETENTION_S
 from flaghoist.records import Acknowledgement, Envelope
 from flaghoist.state_root import state_root
 from flaghoist.values import LogId, Seq
@@ -94,13 +93,6 @@ def test_a_flood_of_names_pushes_out_the_longest_silent(monkeypatch: pytest.Monk
     fleet = fleet_of(ack("first"), ack("second"), ack("third"), ack("first"), ack("fourth"))
     assert {m.name for m in fleet.members} == {"first", "third", "fourth"}
     assert fleet.forgotten == 1
-
-
-def test_who_was_silent_for_as_long_as_the_stream_keeps_a_key_is_forgotten() -> None:
-    fleet = fleet_of(ack("gone"))
-    fleet.take(encode_acknowledgement(ack("here")), now_ms=NOW_MS + ACKS_RETENTION_S * 1000 + 1)
-    assert [m.name for m in fleet.members] == ["here"]
-    assert fleet.forgotten == 0
 
 
 # --- who is live ---
