@@ -14,6 +14,7 @@ from flaghoist.snapshot import Snapshot
 from flaghoist.values import Action, FlagKey, StateId, Target
 from publisher.documents import Documents, killed_by
 from publisher.flagfile import BadFile, FlagFile, Json
+from publisher.releases.gating import rewired
 
 # An entry carries a proposal and its approvals in one envelope: 16 approvals with a comment of a page each need this.
 _APPROVALS_BYTES: Final = 64 * 1024
@@ -205,7 +206,7 @@ def plan_import(
 ) -> ImportPlan:
     """Return the steps that make the ledger's definitions of this source those of the file.
 
-    A flagd file says nothing of owners and safe variants: a flag that has them in the ledger keeps them.
+    A flagd file says nothing of owners, safe variants and releases: a flag that has them in the ledger keeps them.
 
     Args:
         prune: also delete what the file does not have.
@@ -221,11 +222,14 @@ def plan_import(
         state_id = StateId(Target.FLAG, file.source, key)
         fields = {**_governance_of(documents.current(state_id)), **governance}
         try:
-            wanted[state_id] = with_governance(document, fields)
+            kept = rewired(document, documents.current(state_id), snapshot.releases)
+            wanted[state_id] = with_governance(kept, fields)
         except BadDefinition as error:
             hint = error.hint or "give what the file lacks with the option of that name, --safe-variant V say"
             raise BadDefinition(f"{where}: flags.{key}", str(error), hint=hint) from error
-    absent = tuple(state_id for state_id in documents.of_source(file.source) if state_id not in wanted)
+    of_files = (Target.FLAG, Target.EVALUATOR)  # a release of no file is no reason to delete it
+    there = [state_id for state_id in documents.of_source(file.source) if state_id.target in of_files]
+    absent = tuple(state_id for state_id in there if state_id not in wanted)
     puts = [step for state_id, document in wanted.items() if (step := put(documents, state_id, document))]
     deletes: list[Step] = []
     if prune:

@@ -17,6 +17,7 @@ from flaghoist.signing import digest, seal
 from flaghoist.values import Action, Decision, ProposalKind, Role
 from publisher.cli.appending import service_at_work
 from publisher.cli.desk import Desk, Exit, inline, json_value
+from publisher.cli.proposing import AT_ONCE, Timing, timing_words
 from publisher.cli.reading import Reading, read, send
 from publisher.cli.times import Span, age, days_ms, moment
 from publisher.cli.workspace import Workspace, operation
@@ -24,6 +25,8 @@ from publisher.documents import killed_by
 from publisher.files import read_limited, replace_file
 from publisher.inbox import Case, Inbox, RootCase, find
 from publisher.plan import Step
+from publisher.releases.outlook import step_words
+from publisher.releases.wiring import cautions
 from publisher.standing import Standing, Status, emergency_case, ratification_standing, root_standing, standing_of
 
 # How long an approval of an emergency in force holds: longer than the policy's window, which alarms and does not end.
@@ -292,8 +295,17 @@ def show_case(desk: Desk, case: Case, reading: Reading) -> None:
         verb = "approved" if statement.decision is Decision.APPROVE else "rejected"
         desk.say(f"  {verb}  by {statement.approver}, {moment(statement.approved_at)}{comment}")
     desk.say(f"  digest    {case.sha256.hex()}")
-    for op in proposal.ops:
-        desk.show_diff(_step(case, op, reading).diff())
+    steps = [_step(case, op, reading) for op in proposal.ops]
+    for line in (line for step in steps for line in step_words(step)):
+        desk.say(line)
+    timing = Timing(proposal.activate_at, proposal.lead_ms, proposal.acked_percent)
+    for line in timing_words(timing) if timing != AT_ONCE else ():
+        desk.say(line)
+    for step in steps:
+        desk.show_diff(step.diff())
+    if case.sha256 not in reading.reader.published:
+        for caution in cautions(reading.snapshot, proposal.ops):
+            desk.warn(caution)
 
 
 def _step(case: Case, op: Op, reading: Reading) -> Step:
@@ -337,6 +349,9 @@ def _waiting_fields(waiting: Waiting) -> dict[str, object]:
         "needed": standing.needed,
         "missing": list(standing.missing),
         "rules": list(standing.rules),
+        "activate_at": proposal.activate_at,
+        "lead_ms": proposal.lead_ms,
+        "acked_percent": proposal.acked_percent,
         "in_force_since_seq": None if emergency is None else emergency.seq.number,
         "ratify_by": None if emergency is None else emergency.ratify_by_ms,
         "ops": [

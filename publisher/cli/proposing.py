@@ -26,6 +26,8 @@ from publisher.cli.workspace import Command, Workspace
 from publisher.files import replace_file
 from publisher.inbox import Case, new_proposal_id
 from publisher.plan import Step, check
+from publisher.releases.wiring import cautions
+from publisher.releases.wording import lead_text
 from publisher.standing import Standing, Status, standing_of
 
 EXPIRES_DEFAULT: Final = "7d"
@@ -175,6 +177,8 @@ def propose_ops(
         return Exit.OK
     assert chosen is not None  # noqa: S101 — not a dry run
     _show(work, words, diff)
+    for caution in cautions(reading.snapshot, [step.op for batch in batches for step in batch]):
+        work.desk.warn(caution)
     place = "the inbox" if wording.out is None else " ".join(str(out) for out in outs)
     if not work.desk.confirm(f"Sign and put into {place}?"):
         return Exit.USAGE
@@ -246,6 +250,23 @@ def tell_asked(work: Workspace, reading: Reading, asked: Asked, fields: Mapping[
         work.desk.say(f"proposed: {case.proposal.title}; it may wait until {moment(case.proposal.expires_at)}")
     _tell_next(work, reading, asked, files or [case.id for case in asked.cases])
     return Exit.OK
+
+
+def timing_words(timing: Timing) -> list[str]:
+    """Return when a change takes effect, as lines for people."""
+    lines = []
+    if timing.acked_percent is not None:
+        lines.append(
+            f"  first shown to the fleet; published once {timing.acked_percent} % of it has acknowledged that, "
+            "else nothing changes"
+        )
+    if timing.activate_at is not None:
+        lines.append(f"  takes effect at {moment(timing.activate_at)}, in every pod at that moment")
+    elif timing.lead_ms is not None:
+        lines.append(f"  takes effect {lead_text(timing.lead_ms)} after it is published, in every pod at one moment")
+    else:
+        lines.append("  takes effect at once, in each pod as soon as it has read it")
+    return lines
 
 
 def _tell_next(work: Workspace, reading: Reading, asked: Asked, named: Sequence[str]) -> None:

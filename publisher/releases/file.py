@@ -235,10 +235,14 @@ def file_fields(key: FlagKey, plan: ReleasePlan) -> dict[str, Any]:
         "release": str(key),
         **{name: said.get(name) for name in FIELDS if name in said},
         "stages": stages,
-        "lead": f"{plan.lead_ms}ms" if plan.lead_ms else None,
+        "lead": _lead(plan.lead_ms) if plan.lead_ms else None,
         "expires": plan.expires_at,
     }
     return {name: shown_fields[name] for name in FIELDS if shown_fields.get(name)}
+
+
+def _lead(lead_ms: int) -> str:
+    return f"{lead_ms}ms" if lead_ms % 1000 else f"{lead_ms // 1000}s"
 
 
 def _span(seconds: int) -> str:

@@ -3,24 +3,35 @@
 Pure: worked out by folding and judging as the ledger's readers do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flaghoist.changes import changes_between
 from flaghoist.definition import FlagState
 from flaghoist.errors import Refused
 from flaghoist.ledger import Ledger
+from flaghoist.policy.people import Missing
 from flaghoist.records import Op
-from flaghoist.release_plan import CLOSED, Gate, ReleasePlan, Walk, encode_release, flag_text
+from flaghoist.release_plan import (
+    CLOSED,
+    Gate,
+    ReleasePlan,
+    Walk,
+    encode_release,
+    flag_text,
+    parse_drill,
+    parse_release,
+)
 from flaghoist.rollback import conflicts
 from flaghoist.snapshot import CompiledFlag, Snapshot
-from flaghoist.values import Action, FlagKey, Person, Role, Source
-from publisher.releases.wiring import ReleaseDraft, release_state_id, wiring_of
+from flaghoist.values import Action, FlagKey, Person, Role, Source, Target
+from publisher.plan import Step
+from publisher.releases.gating import wiring_of
+from publisher.releases.wiring import ReleaseDraft, release_state_id
 from publisher.releases.wording import (
     flags_text,
     lead_text,
     moved,
-    openness,
     share_text,
     span_text,
     stage_text,
@@ -81,6 +92,30 @@ def draft_words(draft: ReleaseDraft) -> list[str]:
     return said
 
 
+def step_words(step: Step) -> list[str]:
+    """Return what an op does to a release, as lines for those who decide; none for one on anything else."""
+    key = step.op.key
+    if step.op.target is Target.DRILL:
+        drill = "taken away" if step.after is None else _drill(parse_drill(step.after))
+        return [f"rehearsal of release {key}: {drill}; nobody's answers change"]
+    if step.op.target is not Target.RELEASE:
+        return []
+    before, after = (None if document is None else parse_release(document) for document in (step.before, step.after))
+    plan = after or before
+    if plan is None:
+        return []
+    where = f" of {', '.join(plan.services)}" if plan.services else ""
+    inert = (before is None or before.gate.closed) and (after is None or after.gate.closed)
+    touched = "nobody's answers change" if inert else f"it moves {flags_text(plan.flags)}{where}"
+    return [f"release {key}: {moved(before, after)}; {touched}"]
+
+
+def _drill(said: Mapping[str, object]) -> str:
+    if said.get("result") is not None:
+        return "its result is recorded"
+    return f"its shadow gate {'opens' if said['hoisted'] else 'closes'}"
+
+
 def flag_outlook(snapshot: Snapshot, key: FlagKey, source: Source, flag: FlagKey) -> FlagOutlook:
     """Return how a flag of a release stands; one that does not exist says so in `state`."""
     name = flag_text(source, flag)
@@ -127,7 +162,7 @@ def outlook_lines(snapshot: Snapshot, key: FlagKey, plan: ReleasePlan) -> list[s
         on = "another rule through the gate" if seen.on is None and seen.wired else seen.on or "NOT WIRED"
         asked_by = f"  ({', '.join(seen.services)})" if seen.services else ""
         said.append(f"    {seen.name}: {seen.off} → {on}{asked_by}")
-    said.append(f"  now       {openness(plan.gate)}: {users(plan.gate)}")
+    said.append(f"  now       {'closed' if plan.gate.closed else f'open for {users(plan.gate)}'}")
     said += _stage_lines(plan)
     return said
 
@@ -170,15 +205,18 @@ def needs_of(
         approvers=(),
         root_threshold=root.grant(Role.APPROVER).threshold,
     )
-    words = []
-    for each in missing:
-        # Who may still is said only of a known requester: of somebody unknown it would leave out the wrong one.
-        left = "anybody else who may approve" if each.could is None else ", ".join(each.could) or "nobody"
-        who = f": {left}" if requester is not None or each.could is not None else ""
-        rule = f" (rule {each.rule.name!r})" if each.rule is not None else ""
-        words.append(f"{each.wanted} of {each.label}{who}{rule}")
+    words = [_approvals(each, known=requester is not None) for each in missing]
     rules = () if policy.built_in else tuple(rule.name for rule in policy.rules_for(changes, root.log_id))
     return Needs(what, tuple(words), rules), after
+
+
+def _approvals(missing: Missing, *, known: bool) -> str:
+    """Say who must approve; who of them is left is said only of a known requester, who is not among them."""
+    count = "an approval" if missing.wanted == 1 else f"{missing.wanted} approvals"
+    left = "" if missing.could is None or not known else f" ({', '.join(missing.could) or 'nobody is left'})"
+    who = "anybody else who may approve" if missing.could is None else missing.label
+    rule = f", rule {missing.rule.name!r}" if missing.rule is not None else ""
+    return f"{count} by {who}{left}{rule}"
 
 
 def ahead(
@@ -248,7 +286,7 @@ def needs_lines(needs: Sequence[Needs]) -> list[str]:
         if each.refused:
             said.append(f"  {each.what}: refused as things are: {each.refused}")
         elif each.approvals:
-            said.append(f"  {each.what}: approvals of {'; and of '.join(each.approvals)}")
+            said.append(f"  {each.what}: {'; and '.join(each.approvals)}")
         else:
             said.append(f"  {each.what}: nobody's approval")
     return said

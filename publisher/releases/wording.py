@@ -68,7 +68,7 @@ def moved(before: ReleasePlan | None, after: ReleasePlan | None) -> str:
     walked = _walked(before, after)
     if openness(before.gate) != openness(after.gate):
         said.append(f"{openness(before.gate)} → {openness(after.gate)}")
-    elif walked:
+    elif walked and not after.gate.closed:
         walked = f"{walked} at {openness(after.gate)}"
     if walked:
         said.append(walked)

@@ -19,7 +19,7 @@ from publisher.cli.converging import Converged, Percent
 from publisher.cli.decide import show_case
 from publisher.cli.desk import Exit
 from publisher.cli.flag import merged_context
-from publisher.cli.proposing import AT_ONCE, Asked, Timing, Wording, propose_ops, tell_asked, worded
+from publisher.cli.proposing import AT_ONCE, Asked, Timing, Wording, propose_ops, tell_asked, timing_words, worded
 from publisher.cli.publish import publish_case
 from publisher.cli.reading import Reading
 from publisher.cli.release.fields import gate_fields
@@ -32,7 +32,7 @@ from publisher.releases.file import lead_in
 from publisher.releases.hoist import Move
 from publisher.releases.outlook import Needs, needs_of
 from publisher.releases.shift import CONTEXTS_BYTES_MAX, Shift
-from publisher.releases.wording import lead_text, moved
+from publisher.releases.wording import moved
 from publisher.standing import Standing, Status, standing_of
 
 # What `--when-acked` takes when it is not told otherwise: time for the slowest pod to read one entry (design §7).
@@ -308,26 +308,9 @@ def _requester(work: Workspace, reading: Reading) -> Person | None:
 # --- in words, and as fields ---
 
 
-def timing_words(timing: Timing) -> list[str]:
-    """Return when a move takes effect, as lines for people."""
-    lines = []
-    if timing.acked_percent is not None:
-        lines.append(
-            f"  first shown to the fleet; published once {timing.acked_percent} % of it has acknowledged that, "
-            "else nothing changes"
-        )
-    if timing.activate_at is not None:
-        lines.append(f"  takes effect at {moment(timing.activate_at)}, in every pod at that moment")
-    elif timing.lead_ms is not None:
-        lines.append(f"  takes effect {lead_text(timing.lead_ms)} after it is published, in every pod at one moment")
-    else:
-        lines.append("  takes effect at once, in each pod as soon as it has read it")
-    return lines
-
-
 def _needs_words(needs: Needs, *, scheduled: bool) -> list[str]:
     if needs.approvals:
-        return [f"  still needs approvals of {'; and of '.join(needs.approvals)}"]
+        return [f"  still needs {'; and '.join(needs.approvals)}"]
     if scheduled:
         return [f"  needs nobody's approval; it can be published from {LEAD_MS_MAX // 60_000} min before its moment on"]
     return ["  needs nobody's approval: it is published at once"]

@@ -135,7 +135,7 @@ def _opening(state: ReleaseState, events: Sequence[Event]) -> Event | None:
 def _more(
     reading: Reading, state: ReleaseState, events: Sequence[Event], *, now_ms: int, overdue_since: bool
 ) -> list[str]:
-    said = [f"  state     {standing(state, now_ms=now_ms)}, so since {moment(state.since_ms)}"]
+    said = [f"  state     {standing(state, now_ms=now_ms)}, since {moment(state.since_ms)}"]
     if state.opened_at is not None and (opening := _opening(state, events)):
         said.append(f"  opened    seq {state.opened_at}, {opening.people()}")
     if events:
@@ -174,5 +174,7 @@ def _yaml(fields: dict[str, object]) -> str:
     from ruamel.yaml import YAML
 
     text = StringIO()
-    YAML(typ="safe", pure=True).dump(fields, text)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.sort_base_mapping_type_on_output = False  # as people write it: the id first
+    yaml.dump(fields, text)
     return text.getvalue().rstrip("\n")
