@@ -11,7 +11,7 @@ from typing import Final
 from flaghoist.errors import FlaghoistError, Refused, StaleBase
 from flaghoist.ledger import Ledger
 from flaghoist.records import Body, Preparation, Release
-from flaghoist.values import Decision, ProposalKind, Seq
+from flaghoist.values import Decision, ProposalKind, Seq, Target
 from publisher.fleet import Fleet, NotReached, Reached
 from publisher.inbox import Case, Inbox, RootCase
 from publisher.reader import LedgerReader
@@ -204,9 +204,12 @@ class Docket:
 
     def _due_steps(self, unpublished: Sequence[Case], now_ms: int) -> Iterator[_Due]:
         """Yield the steps of releases that are due, whatever holds them: it is told why one does not go on."""
-        for step in due_steps(self._ledger, now_ms=now_ms):
+        due = due_steps(self._ledger, now_ms=now_ms)
+        # A large import waits, say: its thousands of ops are looked through once, and only when a step is due.
+        about = [case for case in unpublished if due and any(op.target is Target.RELEASE for op in case.proposal.ops)]
+        for step in due:
             release = self._ledger.snapshot.releases[step.release]
-            asked = asked_back(unpublished, release, now_ms=now_ms)
+            asked = asked_back(about, release, now_ms=now_ms)
             held_by = tuple(case for case in asked if not _rejected(case, now_ms))
             seen = tuple(case.sha256 for case in held_by)
             if self._worth(step.sha256, seen, now_ms):
