@@ -15,6 +15,7 @@ from tests.bench import (
     all_faces,
     change_to_visible,
     evaluation,
+    fleet_switch,
     hostile_load,
     idle_cost,
     kept_or_not,
@@ -48,6 +49,7 @@ BENCHMARKS: Final[Mapping[str, Measure]] = {
     "sync_fanout": sync_fanout.measure,
     "hostile_load": hostile_load.measure,
     "kept_or_not": kept_or_not.measure,
+    "fleet_switch": fleet_switch.measure,
 }
 
 

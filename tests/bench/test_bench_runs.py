@@ -33,6 +33,7 @@ TABLES = {
     "idle_cost": {"An idle sidecar"},
     "sync_fanout": {"Sync of 300 flags"},
     "hostile_load": {"A caller among hostile clients, 300 flags"},
+    "fleet_switch": {"First to last of 3 sidecars that switch, Kafka", "Revert of a release over 3 sidecars, Kafka"},
     "kept_or_not": {
         "What was tried, callers 50 over 10, 300 flags",
         "Sidecars on one port, callers 50 over 10",
@@ -41,7 +42,7 @@ TABLES = {
 }
 NEEDS_GHZ = ["unary_calls", "all_faces", "resolve_all"]
 NEEDS_HEY = ["ofrep_calls", "kept_or_not"]
-NEEDS_KAFKA = ["change_to_visible", "start", "publish_to_visible", "idle_cost"]
+NEEDS_KAFKA = ["change_to_visible", "start", "publish_to_visible", "idle_cost", "fleet_switch"]
 FACTS = {
     "date": "2026-01-01 00:00 UTC",
     "processor": "one",
