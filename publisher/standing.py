@@ -119,7 +119,8 @@ def standing_of(case: Case, reader: LedgerReader, *, now_ms: int) -> Standing:
             return standing(Status.WAITING, refusal=refusal)
         if isinstance(refusal, NotYet) and moment_ms is not None:
             opens, at = _instant(published_from_ms(moment_ms)), _instant(moment_ms)
-            return standing(Status.SCHEDULED, f"published from {opens} on, takes effect at {at}", refusal)
+            why = f"published from {opens} on, takes effect at {at}"
+            return standing(Status.SCHEDULED, why, NotYet(f"proposal {case.id}: {why}", hint=refusal.hint))
         return standing(Status.REFUSED, str(refusal), refusal)
     if ledger.is_prepared(case.sha256):
         percent, seq = case.proposal.acked_percent, reader.prepared[case.sha256].entry.seq

@@ -283,6 +283,11 @@ def test_moment_far_ahead_is_waited_for_and_published_when_it_may_be(desk):
     standing = docket_module.standing_of(case, desk.reader, now_ms=desk.now_ms)
     assert standing.status is docket_module.Status.SCHEDULED
     assert standing.why == "published from 2026-05-28 21:21:40Z on, takes effect at 2026-05-28 21:26:40Z"
+    desk.forge.put("b")
+    desk.read()
+    desk.now_ms += LOOK_AFTER_ENTRY_MS
+    assert desk.next() is None
+    assert desk.refusals() == [], "told once"
     opens_ms = moment_ms - 300_000
     assert desk.docket.wakes_at_ms(now_ms=desk.now_ms) == opens_ms
     desk.now_ms = opens_ms - 1
