@@ -11,6 +11,7 @@ from flaghoist.errors import Refused
 from flaghoist.evaluation import evaluate, normalised
 from publisher import flagfile
 from publisher.cli.desk import Exit, inline, json_value
+from publisher.cli.interactions import list_interactions
 from publisher.cli.reading import Reading, read
 from publisher.cli.times import moment
 from publisher.cli.workspace import Workspace, operation
@@ -77,6 +78,9 @@ def show(work: Workspace, key: str) -> Exit:
     if not work.desk.as_json:
         work.desk.say(f"{state_id} since seq {_told(change)}")
     return Exit.OK
+
+
+flag.add_command(list_interactions)
 
 
 @flag.command("eval")
