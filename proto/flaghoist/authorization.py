@@ -117,7 +117,7 @@ def check_kind(proposal: Proposal) -> None:
     """
     where = f"proposal {proposal.proposal_id}"
     _check_moment(proposal, where)
-    if (proposal.kind is ProposalKind.DRILL) is not all(op.target is Target.DRILL for op in proposal.ops):
+    if any((op.target is Target.DRILL) is not (proposal.kind is ProposalKind.DRILL) for op in proposal.ops):
         raise BadDefinition(where, f"want ops on DRILL, and nothing else, in a DRILL, got them in a {proposal.kind}")
     if proposal.kind is ProposalKind.DRILL and proposal.min_pin > Seq(0):
         raise BadDefinition(where, f"want a DRILL without a min_pin: nobody approves it, got {proposal.min_pin}")

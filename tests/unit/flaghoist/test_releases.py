@@ -157,3 +157,12 @@ def test_evaluator_of_a_releases_name_belongs_to_the_release(forge):
     assert isinstance(refused, Rejected)
     assert "want an op on the release" in str(refused.refusal)
     assert isinstance(put(forge, forge.op("cart.other", boolean_flag("on"))), Applied)
+
+
+def test_change_with_a_drill_among_its_ops_is_refused(forge):
+    from flaghoist.release_plan import encode_drill
+
+    drill = Op(Target.DRILL, Source(""), FlagKey("spring"), Seq(0), Action.PUT, encode_drill(hoisted=True))
+    refused = put(forge, forge.op("lamp", boolean_flag("on")), drill)
+    assert isinstance(refused, Rejected)
+    assert "want ops on DRILL, and nothing else, in a DRILL" in str(refused.refusal)
