@@ -21,7 +21,7 @@ from flaghoist.log.base import Log, OpenLog, Stream
 from flaghoist.log.reconnect import BACKOFF_BASE_S, full_jitter
 from flaghoist.records import Acknowledgement
 from flaghoist.values import Seq
-from sidecar.board import Board
+from sidecar.board import Board, VerifierState
 from sidecar.progress import Progress
 from sidecar.report import BoundedReport, BugReport
 from sidecar.state_digest import StateDigests
@@ -191,10 +191,10 @@ class Acks:
 
     def _facts(self) -> object:
         """What is worth telling at once when it changes; what goes by (age, clock) is told now and then."""
-        progress, ledger = self._progress, self._ledger
+        progress, state = self._progress, self._board.state
         verified = Seq(0) if progress.verified is None else progress.verified.seq
-        in_doubt = ledger.quarantined_by is not None or self._status.refused_by_floor
-        return verified, progress.in_force, in_doubt, ledger.stopped_by is not None
+        # A heartbeat often overtakes the entry that it tells of, by milliseconds.
+        return verified, progress.in_force, VerifierState.FRESH if state is VerifierState.LAGGING else state
 
     async def _acknowledgement(self, state: str) -> Acknowledgement:
         progress = self._progress

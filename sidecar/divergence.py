@@ -48,7 +48,7 @@ class Divergence:
         self._compared: tuple[Seq, bytes] | None = None
 
     def note(self) -> None:
-        """A heartbeat came, or an entry: there may be two digests to compare."""
+        """A heartbeat may have come, or an entry: there may be two digests to compare."""
         self._changed.set()
 
     async def run(self) -> None:

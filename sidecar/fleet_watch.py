@@ -63,7 +63,7 @@ class FleetWatch:
             )
         status.progress, status.divergence = self.progress, self.divergence
         follower.on_change = self._changed
-        watch.on_beat = self.divergence.note
+        watch.on_looked = self._looked
 
     async def run(self) -> None:
         """Tell and compare until cancelled."""
@@ -74,6 +74,9 @@ class FleetWatch:
 
     def _changed(self, state: InForce) -> None:
         self.progress.note(state)
+        self._looked()
+
+    def _looked(self) -> None:
         self.divergence.note()
         if self.acks is not None:
             self.acks.note()

@@ -67,7 +67,7 @@ class FreshnessWatch:
         keep_beat: given each heartbeat that counted, for the next start.
         on_fork: told of a heartbeat that saw another history.
         on_look: called first at every look; what was withheld from the board may now be shown.
-        on_beat: called after each heartbeat that counted.
+        on_looked: called last at every look: the board says what holds now.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class FreshnessWatch:
         self.keep_beat: Callable[[bytes], None] = lambda _: None
         self.on_fork: Callable[[Forked], None] = lambda _: None
         self.on_look: Callable[[], None] = lambda: None
-        self.on_beat: Callable[[], None] = lambda: None
+        self.on_looked: Callable[[], None] = lambda: None
         self._ledger = ledger
         self._board = board
         self._clock = clock
@@ -199,8 +199,6 @@ class FreshnessWatch:
                 self.keep_beat(data)
         self._note(data, outcome)
         self.look()
-        if isinstance(outcome, Counted):
-            self.on_beat()
 
     def _note(self, data: bytes, outcome: BeatOutcome) -> None:
         match outcome:
@@ -294,6 +292,7 @@ class FreshnessWatch:
         self._tell(fresh=fresh)
         if self.reached.is_set():  # before that, what is overdue may have been seen to in entries still to be read
             self._alarms.look(now_ms)
+        self.on_looked()
         self._look.set()
 
     @property

@@ -86,7 +86,9 @@ def through_a_life(world):
         assert metric(sidecar, "flaghoist_acks_written_total") >= 2
         assert metric(sidecar, "flaghoist_verified_seq") == 3
         sidecar.kill()
-    assert acks(world)["checkout-1"] == ack, "nobody speaks for the dead"
+    dead = acks(world)["checkout-1"]
+    assert (dead.seq, dead.started_at) == (ack.seq, ack.started_at)
+    assert dead.state != LEFT
     world.flip("off")
     world.beat()
     with world.sidecar("--instance", "checkout-1", "--service", "checkout") as sidecar:

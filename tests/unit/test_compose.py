@@ -35,6 +35,7 @@ from flaghoist.log.location import KafkaLocation, open_log, parse
 from sidecar.cli import read_config
 from sidecar.config import ENV_PREFIX, OPTIONS
 from sidecar.listeners import Face
+from tests.e2e.world import metric
 from tests.kafka.broker import Broker, free_ports, pinned_version
 from tests.scenarios.operators import PASSPHRASE, Ended, Team, write_flags
 from tests.sidecar_process import SidecarProcess, running_sidecar
@@ -70,7 +71,17 @@ def native_sidecar() -> Any:
 
 
 def variables(container: Any) -> dict[str, str]:
-    return {entry["name"]: entry["value"] for entry in container["env"]}
+    return {entry["name"]: entry["value"] if "value" in entry else downward(entry) for entry in container["env"]}
+
+
+def downward(entry: Any) -> str:
+    """What the kubelet puts into a variable: a name as Deployments give them to their pods, or one of their labels."""
+    path = entry["valueFrom"]["fieldRef"]["fieldPath"]
+    if path == "metadata.name":
+        return f"{deployment()['metadata']['name']}-5c8f6d7b9-x2x4z"
+    label = re.fullmatch(r"metadata\.labels\['([^']+)'\]", path)
+    assert label, path
+    return str(deployment()["spec"]["template"]["metadata"]["labels"][label[1]])
 
 
 def seconds(duration: str) -> float:
@@ -159,6 +170,16 @@ def test_sidecars_are_given_options_that_there_are(origin):
     for name, value in given.items():
         options[name].parse(value)
     assert isinstance(parse(given["FLAGHOIST_LEDGER"]), KafkaLocation)
+
+
+def test_sidecars_say_who_they_are_by_the_pods_name_and_the_service_beside_them():
+    service = compose()["services"]["sidecar"]["environment"]
+    config = read_config([], {**variables(native_sidecar()), "FLAGHOIST_HOME": "/nonexistent"})
+    assert config.acks
+    assert (config.instance, config.service) == ("checkout-5c8f6d7b9-x2x4z", pod()["containers"][0]["name"])
+    config = read_config([], {**service, "FLAGHOIST_HOME": "/nonexistent"})
+    beside = [name for name, each in compose()["services"].items() if each.get("network_mode") == "service:sidecar"]
+    assert (config.instance, config.service.split("+")) == ("compose", beside)
 
 
 def test_the_guides_listeners_for_metrics_are_allowed_and_leave_the_rest_on_loopback():
@@ -700,6 +721,13 @@ def grant(broker: Broker, topic: str, operations: Sequence[Sequence[str]]) -> No
     asyncio.run(ask())
 
 
+def until_acknowledged(sidecar: SidecarProcess) -> None:
+    deadline = time.monotonic() + WITHIN_S
+    while metric(sidecar, "flaghoist_acks_written_total") < 1:
+        assert time.monotonic() < deadline, sidecar.events
+        time.sleep(0.02)  # between two looks at a condition, with a deadline
+
+
 @pytest.mark.kafka
 def test_the_grants_of_the_guide_are_enough_and_no_more(kafka_broker, tmp_path):
     table = granted()
@@ -710,11 +738,12 @@ def test_the_grants_of_the_guide_are_enough_and_no_more(kafka_broker, tmp_path):
         team = Team.begun(tmp_path / "team", ledger=broker.url("flags"))
         proposal = team.ada.ok("import", flags, "--yes").out.strip()
         # This broker's one principal is also the node itself, and grants the rest: that much it must keep.
-        grant(broker, "flags", [["Read"], [], [], [], ["Alter", "ClusterAction"]])
+        grant(broker, "flags", [*table["sidecars"][:4], ["Alter", "ClusterAction"]])
         assert table["sidecars"] == [["Read"], [], ["Read"], ["Write"], []]
         assert table["auditors"] == [["Read"], [], [], [], []]
         with running_sidecar(team.ledger, team.ada.home / "roots" / "staging.root", tmp_path / "state") as sidecar:
             sidecar.until("ledger.reached", seq=1)
+            until_acknowledged(sidecar)
             team.grace.ok("audit", "verify")
 
             grant(broker, "flags", [[], ["Read"], [], [], []])
