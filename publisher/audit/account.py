@@ -25,7 +25,7 @@ from flaghoist.records import (
 from flaghoist.release_plan import GATE_PREFIX, ReleasePlan, parse_drill, parse_release
 from flaghoist.root import Root
 from flaghoist.values import Decision, Person, Seq, Target
-from publisher.releases.wording import moved, stepped
+from publisher.releases.wording import drilled, moved, stepped
 
 
 class EntryKind(StrEnum):
@@ -97,7 +97,7 @@ def _rehearsed(document: bytes | None) -> str:
         return "its drill is forgotten"
     drill = parse_drill(document)
     if drill.get("result") is not None:
-        return "drill measured"
+        return f"drill measured: {drilled(drill['result'])}"
     return "drill begun: its shadow gate is open" if drill["hoisted"] else "drill: its shadow gate is closed"
 
 

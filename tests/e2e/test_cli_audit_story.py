@@ -341,7 +341,7 @@ def test_log_tells_a_release_from_its_plan_to_its_drills(ada: Operator) -> None:
         "release spring: closed → audience (stage 1 of 3: inside, as planned)",
         "plan of seq 16",
         "take spring back, keep the note (audience and 50 % → closed; keeps mail.spring)",
-        "rehearse: measured (drill measured)",
+        "rehearse: measured (drill measured: 3 of 3 instances reached, the last after 41 ms)",
     ):
         assert part in text
     (step,) = audit(ada, "log", "--kind", "step", "--limit", "1")
@@ -392,7 +392,7 @@ def test_diff_puts_what_became_of_a_release_into_words(ada: Operator) -> None:
     assert delta["words"][0] == "closed → audience and 10 %; walks through its stages"
     assert delta["seqs"] == [audit_story.WALKED, audit_story.STEPPED, audit_story.STEPPED_ON]
     (drill,) = audit(ada, "diff", str(audit_story.MEASURED))["changes"]
-    assert drill["words"][0] == "drill measured"
+    assert drill["words"][0] == "drill measured: 3 of 3 instances reached, the last after 41 ms"
 
 
 def test_blame_of_a_release_names_steps_with_the_people_of_their_plan(tmp_path: Path) -> None:

@@ -191,17 +191,30 @@ def test_what_became_of_a_release_is_put_into_words(accounts):
     said = {one.seq.number: one.moves for one in accounts if one.moves}
     assert said == {
         audit_story.CREATED: ["created, closed"],
-        audit_story.WALKED: ["walks through its stages at closed"],
+        audit_story.WALKED: ["walks through its stages"],
         audit_story.STEPPED: ["closed → audience (stage 1 of 3: inside, as planned)"],
         audit_story.STEPPED_ON: ["audience → audience and 10 % (stage 2 of 3, as planned)"],
         audit_story.HOISTED: ["audience and 10 % → audience and 50 %; paused"],
         audit_story.REVERTED: ["audience and 50 % → closed; keeps mail.spring"],
         audit_story.DRILLED: ["drill begun: its shadow gate is open"],
         audit_story.LOWERED: ["drill: its shadow gate is closed"],
-        audit_story.MEASURED: ["drill measured"],
+        audit_story.MEASURED: ["drill measured: 3 of 3 instances reached, the last after 41 ms"],
         audit_story.AWAITED: ["closed → 100 %"],
         audit_story.CLOSED_AT_ONCE: ["100 % → closed; walk ended"],
     }
+
+
+@pytest.mark.parametrize(
+    "result",
+    [{}, {"missing": 5}, {"missing": {"a": 1}}, {"instances": None, "reached": []}, {"revert": 1, "p50_ms": "x\n"}],
+    ids=str,
+)
+def test_a_result_of_any_shape_is_put_into_words(result):
+    forge = Forge()
+    forge.genesis()
+    audit_story.drill(forge, "measured", hoisted=False, result=result)
+    (said,) = examined(forge)[1][-1].moves
+    assert said.startswith("drill measured: ")
 
 
 def test_a_prepared_release_names_its_preparation_which_changed_nothing(accounts):
