@@ -19,10 +19,10 @@ PARTIES_SHOWN: Final = 6
 
 @click.command("interactions")
 @click.argument("key", metavar="[KEY|RELEASE]", required=False)
-@click.option("--why", "wanted", multiple=True, type=click.Choice(list(Why)),
+@click.option("--why", "wanted", multiple=True, type=click.Choice([why.value for why in Why]),
               help="Only interactions of this sort; may be given several times.")  # fmt: skip
 @operation(ledger=True)
-def list_interactions(work: Workspace, key: str | None, wanted: tuple[Why, ...]) -> Exit:
+def list_interactions(work: Workspace, key: str | None, wanted: tuple[str, ...]) -> Exit:
     """List flags and releases that touch the same things: look here before you change one of them.
 
     A release and its flags count as one. With KEY or RELEASE, only what concerns that flag or release.

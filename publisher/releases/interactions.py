@@ -90,8 +90,8 @@ class _Survey:
 
     def found(self) -> list[Interaction]:
         for key, state in self._snapshot.releases.items():
-            for flag in state.plan.flags:
-                self._releases_of[flag].append(key)
+            for place in state.plan.flags:
+                self._releases_of[place].append(key)
         for flag in self._snapshot.flags():
             self._take_flag(flag)
         for key in self._snapshot.releases:

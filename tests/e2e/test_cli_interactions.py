@@ -81,7 +81,19 @@ def test_release_interacts_as_one_with_its_flags(tmp_path):
     for key in ("cart.spring", "cart.old"):
         team.published(team.ada.ok("propose", "set", key, "--service", "cart", "--yes").out.strip())
     made = team.ada.ok(
-        *("release", "create", "spring", "--title", "Spring", "--service", "cart", "--flag", "cart.spring"),
+        *(
+            "release",
+            "create",
+            "spring",
+            "--title",
+            "Spring",
+            "--owner",
+            "ada@example.org",
+            "--service",
+            "cart",
+            "--flag",
+            "cart.spring",
+        ),
         *("--flag", "mail.spring", "--yes"),
     )
     team.published(made.out.strip())
