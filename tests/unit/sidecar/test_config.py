@@ -43,6 +43,51 @@ def test_defaults_are_flagds_ports_on_loopback_without_tls_and_the_state_directo
     assert read_back.disabled_on_v1 == "not_found"
 
 
+def test_acknowledgements_are_on_and_name_what_is_given():
+    assert config(GIVEN).acks
+    read_back = config({"acks": "off", "instance": "checkout-5c8f", "service": "checkout"}, GIVEN)
+    assert (read_back.acks, read_back.instance, read_back.service) == (False, "checkout-5c8f", "checkout")
+    assert config(GIVEN).service == ""
+
+
+@pytest.mark.parametrize("name", ["", " web", "web ", "we\nb", "we\x1bb", "x" * 257, "\N{SNOWMAN}" * 86])
+def test_name_that_the_fleet_could_not_show_is_refused(name):
+    with pytest.raises(Misconfigured, match=r"instance .*want a name of 1 to 256 printable bytes"):
+        config({"instance": name}, GIVEN)
+    if name:
+        with pytest.raises(Misconfigured, match=r"service .*want a name of 1 to 256 printable bytes"):
+            config({"service": name}, GIVEN)
+
+
+@pytest.mark.parametrize("switch", ["", "yes", "true", "1"])
+def test_acknowledgements_are_on_or_off(switch):
+    with pytest.raises(Misconfigured, match=r"acks .*want on or off"):
+        config({"acks": switch}, GIVEN)
+
+
+def named(**values):
+    return read([("source", {**values, **GIVEN})], NONE, STATE, host="web-7").instance
+
+
+def test_sidecars_of_one_machine_have_names_apart_and_the_same_again_after_a_restart():
+    free = {option.name: "127.0.0.1:0" for option in OPTIONS if option.name.endswith("listen")}
+    off = dict.fromkeys(free, "off")
+    assert named() == named() == "web-7:8013"
+    assert named(listen="127.0.0.1:9013") == "web-7:9013"
+    assert named(listen="unix:/run/rpc.sock") == "web-7:8015", "the first fixed port of any face"
+    assert named(listen="unix:/run/rpc.sock,127.0.0.1:9013") == "web-7:9013"
+    names = {named(**options, state_dir=each) for options in (free, off) for each in ("/var/one", "/var/two")}
+    assert len(names) == 2, "where there is no fixed port, the state directory tells them apart"
+    assert all(re.fullmatch(r"web-7:[0-9a-f]{8}", name) for name in names)
+
+
+@pytest.mark.parametrize("host", ["", "x" * 400, "\N{SNOWMAN}" * 200, "a\nb"])
+def test_name_that_a_machine_gives_is_one_that_the_fleet_can_show(host):
+    name = read([("source", GIVEN)], NONE, STATE, host=host).instance
+    assert config({"instance": name}, GIVEN).instance == name
+    assert name.endswith(":8013")
+
+
 def test_pinned_environment_gives_ledger_and_root():
     pins = NONE.pinned(Environment(LogId("production"), "kafka://broker:9092/flags", ROOT))
     read_back = config({}, pins=pins)
