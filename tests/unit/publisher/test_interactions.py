@@ -1,13 +1,14 @@
 """Which flags and releases touch the same things: found in the state that a real fold has made."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from flaghoist.definition import encode_evaluator, encode_flag
 from flaghoist.records import Op
-from flaghoist.release_plan import encode_release
+from flaghoist.release_plan import Gate, encode_release
 from flaghoist.snapshot import Snapshot
 from flaghoist.targeting import Fractional
 from flaghoist.values import Action, FlagKey, Seq, Source, Target
@@ -188,8 +189,12 @@ def test_references_are_named_and_not_read() -> None:
 
 
 def test_what_a_release_reads_does_not_count_for_the_flags_behind_its_gate() -> None:
-    ties = found(release("spring", "a"), gated("a", "spring"), flag("b", **read("targetingKey")))
-    assert ties == {("attribute", "targetingKey"): ["release spring", "flag b"]}
+    closed = [release("spring", "a"), gated("a", "spring"), flag("b", **read("targetingKey"))]
+    opened = replace(release("spring", "a", gate=Gate(share=10_000)), expected_version=Seq(1))
+    snapshot = Snapshot.empty(Fractional.V2).fold(Seq(1), closed)
+    for state in (snapshot, snapshot.fold(Seq(2), [opened])):
+        [tie] = interactions(state)
+        assert (tie.on, [str(party) for party in tie.parties]) == ("targetingKey", ["release spring", "flag b"])
 
 
 # --- one flag, one release, many flags ---
