@@ -25,6 +25,8 @@ TIMEOUT_S_MAX: Final = 3600
 NAMES_SHOWN_MAX: Final = 10
 # How often what is shown is renewed while nothing is heard: the seconds to a moment go by.
 _REDRAW_S: Final = 0.25
+# Between two looks: thousands of acknowledgements come one by one, and a look counts them all.
+_LOOK_S: Final = 0.02
 
 
 class Percent(click.ParamType[int]):
@@ -247,6 +249,7 @@ class _Convergence:
                 try:
                     async with asyncio.timeout(min(_REDRAW_S, max(deadline_s - clock_s(), 0))):
                         await self._heard.wait()
+                    await asyncio.sleep(_LOOK_S)
                 except TimeoutError:
                     pass
         finally:
