@@ -26,6 +26,7 @@ from publisher.cli.release.fields import gate_fields
 from publisher.cli.times import moment
 from publisher.cli.workspace import Command, Workspace
 from publisher.files import read_limited
+from publisher.fleet import NotReached
 from publisher.inbox import Case
 from publisher.releases import hoist, shift
 from publisher.releases.file import lead_in
@@ -211,10 +212,15 @@ def carry_out(
     words = [*hoist.in_words(snapshot, move), *timing_words(timing), *_needs_words(needs, scheduled=scheduled)]
     if found is not None:
         words += shift_words(found, sampled=told.contexts is None)
-    asked = propose_ops(
-        work, reading, [[move.step]], wording, move.title, fields, words=words, kind=move.kind, timing=timing,
-        publish=not scheduled, wait_s=told.timeout_s,
-    )  # fmt: skip
+    try:
+        asked = propose_ops(
+            work, reading, [[move.step]], wording, move.title, fields, words=words, kind=move.kind, timing=timing,
+            publish=not scheduled, wait_s=told.timeout_s,
+        )  # fmt: skip
+    except NotReached as refusal:
+        # It is signed and waits: the same command again would sign another one.
+        refusal.hint = "see who is missing with `flaghoist fleet`; `flaghoist publish` with that id goes on from there"
+        raise
     return asked if isinstance(asked, Exit) else conclude(work, reading, asked, fields, told)
 
 
