@@ -19,6 +19,8 @@ from publisher.documents import Change
 from publisher.files import read_limited
 from publisher.flagfile import Json, Syntax
 from publisher.plan import Step, pretty_lines
+from publisher.releases.wiring import releases_of
+from publisher.releases.wording import standing
 
 # What sidecars accept as one request's context (flagd's own limit of a message).
 CONTEXT_BYTES_MAX = 1024 * 1024
@@ -35,7 +37,8 @@ def list_flags(work: Workspace) -> Exit:
     """List the flags in force."""
     reading = read(work)
     served = reading.snapshot.view.flags
-    rows, documents = [], []
+    rows: list[tuple[str, ...]] = []
+    documents: list[dict[str, object]] = []
     for state_id in reading.documents.flags():
         definition = parse_flag(reading.documents.current(state_id) or b"")
         version = reading.documents.version(state_id)
@@ -50,13 +53,17 @@ def list_flags(work: Workspace) -> Exit:
                 "version": version.number,
                 "owner": owner,
                 "served": not shadowed,
+                "releases": (releases := releases_of(reading.snapshot, state_id.source, state_id.key)),
             }
         )
         note = " (shadowed)" if shadowed else ""
         row = (state_id.key, definition.state + note, definition.default_variant or "", state_id.source, str(version))
-        rows.append((*row, owner or ""))
+        rows.append((*row, owner or "", ", ".join(releases)))
     work.desk.result(documents)
-    work.desk.table(("key", "state", "default", "source", "version", "owner"), rows)
+    columns = ("key", "state", "default", "source", "version", "owner", "release")
+    # Where there is no release, a column for them would only ask what they are.
+    shown = len(columns) if any(row[-1] for row in rows) else len(columns) - 1
+    work.desk.table(columns[:shown], [row[:shown] for row in rows])
     if not rows:
         work.desk.next_step("`flaghoist import FILE`, or `flaghoist propose set KEY --definition FILE`")
     return Exit.OK
@@ -71,12 +78,23 @@ def show(work: Workspace, key: str) -> Exit:
     state_id = reading.find_flag(key)
     change = reading.documents.changes[state_id][-1]
     document = change.after
+    releases = [
+        reading.snapshot.releases[name] for name in releases_of(reading.snapshot, state_id.source, state_id.key)
+    ]
     work.desk.result(
-        {"key": state_id.key, "source": state_id.source, "definition": json_value(document), "last": _change(change)},
+        {
+            "key": state_id.key,
+            "source": state_id.source,
+            "definition": json_value(document),
+            "last": _change(change),
+            "releases": [release.key for release in releases],
+        },
         "\n".join(pretty_lines(document)),
     )
     if not work.desk.as_json:
         work.desk.say(f"{state_id} since seq {_told(change)}")
+        for release in releases:
+            work.desk.say(f"in release {release.key} ({standing(release, now_ms=work.now_ms())})")
     return Exit.OK
 
 
@@ -137,6 +155,8 @@ def history(work: Workspace, key: str) -> Exit:
         work.desk.print(f"seq {_told(change)}")
         diff = Step(change.op, change.before).diff()
         work.desk.print("".join(f"    {line}\n" for line in diff.splitlines()[2:]))
+    for release in releases_of(reading.snapshot, state_id.source, state_id.key):
+        work.desk.say(f"the gate of release {release} changes its answers too: `flaghoist release history {release}`")
     return Exit.OK
 
 

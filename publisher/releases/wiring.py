@@ -483,6 +483,17 @@ def with_flags(wish: ReleaseWish, added: Sequence[FlagWish], removed: Sequence[S
 # --- what other changes do to releases ---
 
 
+def releases_of(snapshot: Snapshot, source: Source, key: FlagKey) -> list[FlagKey]:
+    """Return the releases that a flag belongs to, by name: those that name it, and those whose gate it refers to."""
+    flag = snapshot.flag(source, key)
+    referred = () if flag is None else flag.evaluators
+    return [
+        name
+        for name, state in sorted(snapshot.releases.items())
+        if (source, key) in state.plan.flags or gate_key(name) in referred
+    ]
+
+
 def cautions(snapshot: Snapshot, ops: Sequence[Op]) -> list[str]:
     """Return what changes of flags do to releases that people should know before they sign."""
     said = []

@@ -174,7 +174,6 @@ def _yaml(fields: dict[str, object]) -> str:
     from ruamel.yaml import YAML
 
     text = StringIO()
-    yaml = YAML(typ="safe", pure=True)
-    yaml.sort_base_mapping_type_on_output = False  # as people write it: the id first
-    yaml.dump(fields, text)
+    # The id first, as people write it: the safe dumper would sort the fields.
+    YAML(pure=True).dump(fields, text)
     return text.getvalue().rstrip("\n")
