@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flaghoist import authorization, codec, freshness, ledger, root, signing, snapshot
+from flaghoist import authorization, codec, freshness, ledger, rollback, root, signing, snapshot
 
 _CODECS = (codec.ENTRY, codec.PROPOSAL, codec.APPROVAL, codec.ROOT, codec.HEARTBEAT)
 _memories: list[dict[Any, Any]] = []
@@ -44,6 +44,10 @@ class _Same:
         return isinstance(other, _Same) and self.ops is other.ops
 
 
+def _ops(ops: Any) -> Any:
+    return ops.ops if isinstance(ops, _Same) else ops
+
+
 def forget() -> None:
     """Forget every answer; for the next story, whose bytes are others."""
     for memory in _memories:
@@ -59,9 +63,12 @@ def remembered() -> Iterator[None]:
         (ledger, "decode_envelope"),
         (freshness, "decode_envelope"),
         (ledger, "digest"),
+        (ledger, "encode_release"),
         (authorization, "digest"),
         (snapshot, "parse_flag"),
         (snapshot, "parse_evaluator"),
+        (snapshot, "parse_release"),
+        (rollback, "parse_release"),
         *((one, "decode") for one in _CODECS),
     ]
     before = [(place, name, place.__dict__.get(name)) for place, name in places]
@@ -72,9 +79,12 @@ def remembered() -> Iterator[None]:
     remembered_read.__wrapped__ = read.__func__
     root.Root._read = staticmethod(remembered_read)
     fold, at_seq, empty = snapshot.Snapshot.fold, snapshot.Snapshot.at_seq, snapshot.Snapshot.__dict__["empty"]
-    # Ops are compared by identity: those of one proposal are one tuple, since decoding is remembered too.
-    folded = _remembering(lambda before, seq, ops: (fold(before, seq, ops.ops), ops))
-    snapshot.Snapshot.fold = lambda before, seq, ops: folded(before, seq, _Same(ops))[0]
+    # Ops are compared by identity: those of one proposal are one tuple, since decoding is remembered too. A step makes
+    # its one op anew each time.
+    folded = _remembering(lambda before, seq, ops, at_ms: (fold(before, seq, _ops(ops), at_ms=at_ms), ops))
+    snapshot.Snapshot.fold = lambda before, seq, ops, *, at_ms=0: folded(
+        before, seq, _Same(ops) if isinstance(ops, tuple) else tuple(ops), at_ms
+    )[0]
     snapshot.Snapshot.at_seq = _remembering(at_seq)
     snapshot.Snapshot.empty = staticmethod(_remembering(lambda f: empty.__func__(snapshot.Snapshot, f)))
     try:

@@ -34,7 +34,7 @@ TESTS: Final = tuple(
     f"{UNIT}/test_{name}.py"
     for name in (
         *("ledger", "root", "root_chain", "quarantine", "emergency", "ratification", "freshness", "changes", "taint"),
-        *("signing", "snapshot", "codec", "policy"),
+        *("signing", "snapshot", "codec", "policy", "releases", "policy_enforced"),
     )
 )
 BEGIN, END = "<!-- checks: begin -->", "<!-- checks: end -->"

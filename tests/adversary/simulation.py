@@ -70,7 +70,9 @@ class Sidecar:
         self.tally[type(outcome).__name__] += 1
         if isinstance(outcome, Link):
             self.disk.append(data)
-            feed(self.shadow, outcome)
+            moment_ms = feed(self.shadow, outcome)
+            if getattr(outcome, "in_force_at_ms", 0) != moment_ms:
+                raise ViolationError(1, f"{self.name}: want it in force at {moment_ms}, got {outcome}"[:300])
             self._check_state()
             proof = self.beats.note_progress(now_ms=now_ms + self.clock_ms)
             if proof is not None:

@@ -24,6 +24,7 @@ from flaghoist.records import (
     EpochClaim,
     Heartbeat,
     Op,
+    Preparation,
     Proposal,
     Ratification,
     Release,
@@ -32,7 +33,10 @@ from flaghoist.records import (
     RootKey,
     RootRecord,
     RootUpdate,
+    Step,
 )
+from flaghoist.release_plan import SHARE_MAX, Walk, encode_drill, encode_release
+from flaghoist.release_plan import Stage as PlanStage
 from flaghoist.root import Root
 from flaghoist.signing import countersign, digest, seal
 from flaghoist.values import (
@@ -49,7 +53,7 @@ from flaghoist.values import (
 )
 from tests import forge
 from tests.adversary import model
-from tests.forge import ADA, BEAT_LIFE_MS, DAY_MS, GRACE, LINUS, NOW_MS, PUBLISHER, boolean_flag
+from tests.forge import ADA, BEAT_LIFE_MS, DAY_MS, GRACE, LINUS, NOW_MS, PUBLISHER, boolean_flag, release_plan
 
 
 class Key(forge.Key):
@@ -117,6 +121,15 @@ SAFE: Final = {"safe_variant": "off"}
 STRICT: Final = {"safe_variant": "off", "team": "payments"}
 GATE: Final = {"if": [{"==": [{"var": "country"}, "is"]}, "on", "off"]}
 OPEN: Final = {"if": [True, "on", "off"]}
+
+ALL: Final = SHARE_MAX
+HOUR_S: Final = 3_600
+
+
+def behind(release: str) -> dict[str, Any]:
+    """The rule of a flag that goes on for those whom a release lets through."""
+    return {"if": [{"$ref": f"release.{release}"}, "on"]}
+
 
 P1, P2, P3 = Key(PUBLISHER), Key(PUBLISHER, "second"), Key(PUBLISHER, "third")
 B1, B2 = Key(PUBLISHER, "heartbeat"), Key(PUBLISHER, "heartbeat 2")
@@ -308,6 +321,23 @@ class Author:
         known = self.ledger.snapshot.version_of(op.state_id) if version is None else Seq(version)
         return replace(op, expected_version=known)
 
+    def hoist(self, key: str, *, version: int | None = None, **changes: Any) -> Op:
+        """PUT of a release: as it is, or new, with its plan and its gate changed as told."""
+        known = self.ledger.snapshot.releases.get(FlagKey(key))
+        plan = known.plan if known is not None else release_plan(f"{key}.flag", salt=key)
+        gate = {name: changes.pop(name) for name in ("share", "audience", "walk", "kept") if name in changes}
+        plan = replace(plan, gate=replace(plan.gate, **gate), **changes)
+        return self.op(Target.RELEASE, key, Action.PUT, encode_release(plan), version=version)
+
+    def drill_op(self, key: str, **more: Any) -> Op:
+        return self.op(Target.DRILL, key, Action.PUT, encode_drill(hoisted=True, **more))
+
+    def step(self, key: str, *, stage: int | None = None, back: int = 0) -> Step:
+        """What takes a release to its next stage, or another; expecting the version that it had `back` before."""
+        release = self.ledger.snapshot.releases[FlagKey(key)]
+        following = release.plan.next_stage if stage is None else stage
+        return Step(FlagKey(key), Seq(release.version.number - back), following or 0)
+
     def fresh_key(self) -> str:
         self.made += 1
         return f"new-{self.made}"
@@ -342,6 +372,9 @@ class Author:
             proposal.expires_at,
             proposal.min_pin.number,
             tuple(_told(op, readable) for op in proposal.ops),
+            proposal.activate_at,
+            proposal.lead_ms,
+            proposal.acked_percent,
         )
         return envelope
 
@@ -457,8 +490,10 @@ class Author:
                 rules="payments+any",
             ),
         )
+        self._first_releases()
         self._prepare()
         scenes = [self._change, self._change, self._emergency, self._take_over, self._rotate, self._pending]
+        scenes += [self._walk, self._walk, self._ramp, self._roll_back, self._drill, self._prepared]
         if "publisher" in self.theft:
             scenes += [self._stolen_link, self._stolen_link, self._stolen_record]
         for _ in range(self.rng.randint(4, 8)):
@@ -502,6 +537,74 @@ class Author:
         self.append(
             f"change {key}", self.release(*ops, by=self.rng.choice((PEOPLE[ADA], PEOPLE[ERIN])), min_pin=min_pin)
         )
+
+    def _first_releases(self) -> None:
+        """`spring` is what honest people turn; the others stay as they are, for thieves to try their hands at."""
+        names = ("spring", "autumn", "winter", "ready", "base", "top")
+        stages = (
+            PlanStage("one", False, 1_000, 2),
+            PlanStage("half", False, 50_000, 2),
+            PlanStage("all", False, ALL, 0),
+        )
+        slow = tuple(replace(stage, soak_s=HOUR_S) for stage in stages)
+        plans = {
+            "spring": {"stages": stages, "walk": Walk.ON},
+            "autumn": {"stages": stages},
+            "winter": {"stages": slow},
+            "ready": {"stages": tuple(replace(stage, soak_s=0) for stage in stages)},
+            "base": {},
+            "top": {"requires": (FlagKey("base"),)},
+        }
+        flags = [
+            self.put(f"{name}.flag", "off", STRICT if name == "autumn" else SAFE, targeting=behind(name))
+            for name in names
+        ]
+        releases = [self.hoist(name, **plans[name]) for name in names]
+        self.append("first releases", self.release(*flags, *releases, strict=True, rules="payments+any"))
+        gates: dict[str, dict[str, Any]] = {
+            "autumn": {"share": 1_000, "walk": Walk.PAUSED},
+            "winter": {"share": 1_000, "walk": Walk.ON},
+            "ready": {"share": 1_000, "walk": Walk.ON},
+            "base": {"share": ALL},
+            "top": {"share": 1_000},
+        }
+        opened = [self.hoist(name, **gate) for name, gate in gates.items()]
+        self.append("open some", self.release(*opened, strict=True, rules="payments+any"))
+
+    def _walk(self) -> None:
+        """The publisher takes a release to its next stage when its time has come; or people let it."""
+        release = self.ledger.snapshot.releases[FlagKey("spring")]
+        if release.plan.next_stage is None:
+            self.append("close spring", self.release(self.hoist("spring", share=0, walk=Walk.OFF)))
+        elif release.plan.gate.walk is not Walk.ON:
+            self.append("walk spring", self.release(self.hoist("spring", walk=Walk.ON)))
+        else:
+            self.now_ms = max(self.now_ms, release.soaked_at_ms)
+            self.append("step spring", self.step("spring"), wanted="Stepped")
+
+    def _ramp(self) -> None:
+        share = self.rng.choice((2_000, 30_000, ALL))
+        told = self.rng.choice(({}, {"lead_ms": 2_000}, {"activate_at": self.now_ms + 3_000}))
+        self.append("ramp spring", self.release(self.hoist("spring", share=share, walk=Walk.OFF), **told))
+
+    def _roll_back(self) -> None:
+        closing = self.hoist("spring", share=0, audience=False, walk=Walk.OFF)
+        if self.rng.random() < 0.5:
+            kill = self.kill(self.op(Target.RELEASE, "spring", Action.KILL))
+            self.append("kill spring", Release(kill, (), "emergency"))
+        else:
+            self.append("roll spring back", self.release(closing, kind=ProposalKind.ROLLBACK))
+
+    def _drill(self) -> None:
+        proposal = self.propose(self.drill_op("spring", result={"spread_ms": self.made}), kind=ProposalKind.DRILL)
+        self.append("drill spring", Release(proposal, (), "drill"))
+
+    def _prepared(self) -> None:
+        release = self.release(self.put(self.fresh_key()), lead_ms=2_000, acked_percent=95)
+        self.append("prepare", Preparation(release), wanted="Prepared")
+        if self.rng.random() < 0.7:
+            self.wait()
+            self.append("publish what was prepared", release)
 
     def _emergency(self) -> None:
         key = self.fresh_key()
@@ -807,8 +910,105 @@ class Author:
         self._add(
             "root by its own people only", RootUpdate(self.successor(PEOPLE[DAVE], counts=False, roles=new_people))
         )
+        self._prepare_against_releases()
         if self.policy:
             self._prepare_against_policy()
+
+    def _prepare_against_releases(self) -> None:
+        """Steps that no plan says, and what people approved by mistake, or long ago, of releases and moments."""
+        self._add("due step", self.step("ready"))
+        self._add("early step", self.step("winter"))
+        self._add("step beyond the next", self.step("ready", stage=2))
+        self._add("step back", self.step("ready", stage=0))
+        self._add("step of a stage that is none", self.step("ready", stage=9))
+        self._add("step of a paused release", self.step("autumn"), self.now_ms + MINUTE_MS)
+        self._add("step of another version", self.step("ready", back=1))
+        self._add("step of no release", Step(FlagKey("nowhere"), Seq(0), 0))
+        self._add("step under no root", self.step("ready"), None, root_version=7)
+        new, ahead = self.fresh_key, {"lead_ms": 2_000, "acked_percent": 95}
+        unprepared = self.release(self.put(new()), **ahead)
+        self._add("release without its preparation", unprepared)
+        self._add("its preparation", Preparation(self.release(self.put(new()), **ahead)))
+        self._add("preparation of what asks for none", Preparation(self.release(self.put(new()))))
+        alone = self.propose(self.put(new()), **ahead)
+        self._add("preparation without approvals", Preparation(Release(alone, (), self.named("any"))))
+        far = self.now_ms + YEAR_MS // 2
+        self._add("moment that is over", self.release(self.put(new()), activate_at=self.now_ms - 1))
+        self._add("moment far ahead", self.release(self.put(new()), activate_at=far, expires_at=far))
+        self._add("lead of an hour", self.release(self.put(new()), lead_ms=60 * MINUTE_MS))
+        self._add("two moments", self.release(self.put(new()), lead_ms=1, activate_at=self.now_ms + 4 * MINUTE_MS))
+        self._add("nobody is to acknowledge", self.release(self.put(new()), acked_percent=0))
+        edited = self.release(self.put(new()), activate_at=self.now_ms + MINUTE_MS)
+        moved = PROPOSAL.encode(
+            replace(PROPOSAL.decode(edited.proposal.payload), activate_at=self.now_ms + 4 * MINUTE_MS)
+        )
+        self._add("moment moved", replace(edited, proposal=replace(edited.proposal, payload=moved)))
+        self._prepare_drills_and_rollbacks()
+        self._prepare_gates()
+
+    def _prepare_drills_and_rollbacks(self) -> None:
+        new = self.fresh_key
+
+        def drill(what: str, *ops: Op, by: Key | None = None, approvals: bool = False, **changes: Any) -> None:
+            proposal = self.propose(*ops, by=by, kind=ProposalKind.DRILL, **changes)
+            rule = self.named("any") if approvals else "drill"
+            self._add(what, Release(proposal, self.approved(proposal) if approvals else (), rule))
+
+        lasting = self.propose(self.drill_op("winter"), kind=ProposalKind.DRILL, expires_at=NOW_MS + YEAR_MS)
+        drill_for_years = Release(lasting, (), "drill")
+        drill("true drill", self.drill_op("winter"))
+        drill("drill that changes a flag", self.put(new(), "on"))
+        drill("drill that does both", self.drill_op("winter"), self.put(new(), "on"))
+        drill("drill that opens a gate", self.hoist("spring", share=ALL, walk=Walk.OFF))
+        drill("drill of a source", replace(self.drill_op("winter"), source=Source("shop")))
+        drill("drill that forbids pins", self.drill_op("winter"), min_pin=Seq(1))
+        drill("drill with a moment", self.drill_op("winter"), lead_ms=2_000)
+        drill("drill by who may not ask", self.drill_op("winter"), by=PEOPLE[DAVE])
+        drill("drill by a stranger", self.drill_op("winter"), by=STRANGER)
+        drill("drill with approvals", self.drill_op("winter"), approvals=True)
+        self._add("drill for years", drill_for_years, NOW_MS + YEAR_MS // 2)
+        self._add("change with a drill in it", self.release(self.put(new()), self.drill_op("winter")))
+
+        def roll_back(what: str, *ops: Op, **more: Any) -> None:
+            self._add(what, self.release(*ops, kind=ProposalKind.ROLLBACK, **more))
+
+        roll_back("rollback that opens", self.hoist("ready", share=ALL))
+        roll_back("rollback that lets a walk go on", self.hoist("ready", share=0))
+        roll_back("rollback that edits the plan", self.hoist("ready", share=0, walk=Walk.OFF, title="another"))
+        roll_back("rollback that changes a flag", self.put(new(), "on"))
+        roll_back("rollback that deletes", self.op(Target.RELEASE, "winter", Action.DELETE))
+        roll_back("rollback of no release", self.hoist("nowhere"))
+        roll_back("rollback under a dependent", self.hoist("base", share=0))
+
+    def _prepare_gates(self) -> None:
+        new = self.fresh_key
+        gate = encode_evaluator(OPEN)
+        self._add(
+            "gate without its release", self.release(self.op(Target.EVALUATOR, "release.winter", Action.PUT, gate))
+        )
+        hidden = self.op(Target.EVALUATOR, "release.winter", Action.PUT, gate, source="shop")
+        self._add("gate of a source", self.release(hidden))
+        name = new()
+        both = self.op(Target.EVALUATOR, f"release.{name}", Action.PUT, gate)
+        self._add("gate beside its release", self.release(both, self.hoist(name)))
+        self._add("release of a source", self.release(replace(self.hoist(new()), source=Source("shop"))))
+        self._add("open before what it requires", self.release(self.hoist("base", share=50_000)))
+        need = (FlagKey("winter"),)
+        self._add("requires what is not active", self.release(self.hoist("top", requires=need)))
+        self._add("requires what is not there", self.release(self.hoist("winter", requires=(FlagKey("nowhere"),))))
+        self._add("requires itself", self.release(self.hoist("base", requires=(FlagKey("top"),))))
+        gone = [self.op(Target.RELEASE, "base", Action.DELETE), self.put("base.flag")]
+        self._add("deletes what is required", self.release(*gone))
+        self._add("deletes what flags refer to", self.release(self.op(Target.RELEASE, "winter", Action.DELETE)))
+        lost = (*self.ledger.snapshot.releases[FlagKey("ready")].plan.flags, (Source(""), FlagKey("nowhere")))
+        self._add("open without a flag", self.release(self.hoist("ready", flags=lost)))
+        plain = (*self.ledger.snapshot.releases[FlagKey("ready")].plan.flags, (Source(""), FlagKey("lamp")))
+        self._add("open with a flag beside it", self.release(self.hoist("ready", flags=plain)))
+        name = new()
+        wired = self.put(f"{name}.flag", targeting=behind(name))
+        self._add("opens with its flags", self.release(wired, self.hoist(name, share=ALL)))
+        self._add("gate moved meanwhile", self.release(self.hoist("spring", share=ALL, version=1)))
+        self._add("release killed without an emergency", self.release(self.op(Target.RELEASE, "winter", Action.KILL)))
 
     def _prepare_against_policy(self) -> None:
         """What the root alone would allow."""
@@ -828,6 +1028,9 @@ class Author:
         self._add("strict flag hidden", by_others(self.put("pay", "on", source="shop"), rules="any"))
         self._add("strict flag through its rule", by_others(self.gate("gate", OPEN), rules="any"))
         self._add("lenient flag made strict", by_others(self.put("lamp", "on", STRICT), rules="any"))
+        self._add("strict flag through its release", by_others(self.hoist("autumn", share=ALL), rules="any"))
+        self._add("strict flag walked", by_others(self.hoist("autumn", walk=Walk.ON), rules="any"))
+        self._add("release of a strict team", by_others(self.hoist("winter", team="payments"), rules="any"))
         self._add("strict rule named, lenient people", by_others(self.gate("gate", OPEN), rules="payments+any"))
 
     def _thief_alone(self, name: str, key: Key) -> None:
@@ -857,6 +1060,8 @@ class Author:
     def _prepare_with_ada(self) -> None:
         self._thief_alone("ada", PEOPLE[ADA])
         self._add("root of one thief", RootUpdate(self.successor(PEOPLE[ADA], counts=False)))
+        kill = self.kill(self.op(Target.RELEASE, "winter", Action.KILL), key=PEOPLE[ADA])
+        self._add("kill of a release by an ordinary key", Release(kill, (), "emergency"))
         self._add("kill by an ordinary key", Release(self.kill(self.kill_op("lamp"), key=PEOPLE[ADA]), (), "emergency"))
 
     def _prepare_with_linus(self) -> None:
@@ -896,6 +1101,15 @@ class Author:
             "emergency that turns a flag on",
             self.kill(self.op(Target.FLAG, "lamp", Action.PUT, encode_flag(boolean_flag("on"), SAFE))),
         )
+        bad("emergency that opens a gate", self.kill(self.hoist("winter", share=ALL)))
+        bad("emergency with a moment", self.kill(lamp, lead_ms=60_000))
+        bad("emergency that drills", self.kill(self.drill_op("winter")))
+        bad("emergency on a drill", self.kill(self.op(Target.DRILL, "winter", Action.KILL)))
+        bad("emergency on no release", self.kill(self.op(Target.RELEASE, self.fresh_key(), Action.KILL)))
+        self._add(
+            "true kill of a release",
+            Release(self.kill(self.op(Target.RELEASE, "autumn", Action.KILL)), (), "emergency"),
+        )
         bad("emergency that deletes", self.kill(self.op(Target.FLAG, "lamp", Action.DELETE)))
         bad("emergency that kills and makes", self.kill(lamp, self.put(self.fresh_key())))
         bad("emergency without a safe variant", self.kill(self.kill_op("bare")))
@@ -934,17 +1148,22 @@ class Author:
             self._add("root of one person, late", RootUpdate(self.successor(PEOPLE[ADA], counts=False)))
 
 
-def feed(shadow: model.Shadow, link: Any) -> None:
-    """Tell the model what a verifier has made of a record."""
+def feed(shadow: model.Shadow, link: Any) -> int:
+    """Tell the model what a verifier has made of a record; return the moment that it is to have (0: at once)."""
     match type(link).__name__:
         case "Applied":
-            shadow.change(link.entry, link.entry_hash)
+            return shadow.change(link.entry, link.entry_hash)
+        case "Stepped":
+            return shadow.step(link.entry, link.entry_hash)
+        case "Prepared":
+            shadow.prepare(link.entry, link.entry_hash)
         case "RootChanged":
             shadow.change_root(link.entry, link.entry_hash)
         case "Ratified":
             shadow.ratify(link.entry, link.entry_hash)
         case _:
             shadow.extend(link.entry_hash)
+    return 0
 
 
 def _told(op: Op, readable: bool) -> model.Op:
