@@ -183,6 +183,7 @@ class Fleet:
 
     Args:
         log_id: the environment.
+        ledger: as the attribute.
     """
 
     def __init__(self, log_id: LogId, ledger: Ledger | None = None) -> None:
