@@ -4,6 +4,7 @@ import http.client
 import json
 import random
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from grpc_health.v1 import health_pb2
 
 from flaghoist.codec import encode_envelope
 from flaghoist.root import Root
+from sidecar.keep import kept_in
 from tests.e2e.world import ANSWERS_WITHIN_S, World, client
 from tests.forge import ADA, Key, boolean_flag, root_record, sealed_root
 from tests.sidecar_process import running_sidecar
@@ -56,6 +58,10 @@ def test_sidecar_that_was_killed_starts_from_what_it_had_kept(world):
     with world.sidecar() as sidecar, client(sidecar) as asking:
         world.flip("on")
         asking.until(lambda answer: answer.value)
+        deadline = time.monotonic() + ANSWERS_WITHIN_S
+        while [len(list(records)) for records in kept_in(world.directory / "state")] != [3]:  # served first, then kept
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         sidecar.kill()
     with world.sidecar() as sidecar, client(sidecar) as asking:
         assert asking.ask().value is True
