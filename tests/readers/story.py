@@ -270,9 +270,10 @@ def rejected_releases(forge: Forge) -> None:
         signer = {"by": GRACE, "signed_by": Key(GRACE, "emergency")}
         return Release(forge.proposal(*ops, **signer, **(told_of | more)), (), EMERGENCY_RULE)
 
-    # Drills: of another kind, of something else, approved, under another rule, by nobody who may ask, with a moment,
-    # with a least seq for pins.
+    # Drills: of another kind, among others there, of something else too, and only; approved, under another rule, by
+    # nobody who may ask, with a moment, with a least seq for pins.
     taken(forge, body(drill))
+    taken(forge, body(gate, drill))
     taken(forge, rehearsal(drill, flag))
     taken(forge, rehearsal(flag))
     approved_drill = rehearsal(drill)
@@ -312,7 +313,8 @@ def rejected_releases(forge: Forge) -> None:
 
 
 REFUSED_RELEASES = [
-    "bad_definition", "bad_definition", "bad_definition", "not_approved", "not_approved", "bad_signature",
+    "bad_definition", "bad_definition", "bad_definition", "bad_definition",
+    "not_approved", "not_approved", "bad_signature",
     "bad_definition", "bad_definition",
     "bad_definition", "bad_definition", "bad_definition", "bad_definition", "bad_definition", "not_yet", "expired",
     "bad_definition",

@@ -556,7 +556,7 @@ func checkKind(p *Proposal) error {
 	}
 	emergency := p.Kind == "EMERGENCY"
 	switch {
-	case (p.Kind == "DRILL") != (drills == len(p.Ops)):
+	case p.Kind == "DRILL" && drills != len(p.Ops), p.Kind != "DRILL" && drills > 0:
 		return refuse("bad_definition", "proposal %s: %d of %d ops on DRILL in a %s", p.ProposalID, drills, len(p.Ops), p.Kind)
 	case p.Kind == "DRILL" && p.MinPin > 0:
 		return refuse("bad_definition", "proposal %s: min_pin %d in a drill", p.ProposalID, p.MinPin)

@@ -473,7 +473,7 @@ final class Chain {
     checkMoment(proposal);
     int ops = proposal.ops().size();
     boolean emergency = proposal.kind().equals("EMERGENCY");
-    if (proposal.kind().equals("DRILL") != (drills == ops)) {
+    if (drills != (proposal.kind().equals("DRILL") ? ops : 0)) {
       throw bad(proposal, drills + " of " + ops + " ops on DRILL");
     }
     if (proposal.kind().equals("DRILL") && proposal.minPin() > 0) {
