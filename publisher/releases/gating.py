@@ -135,7 +135,8 @@ def rewired(document: bytes, current: bytes | None, releases: Collection[FlagKey
 
 def _with_targeting(document: bytes, targeting: JsonValue) -> bytes:
     top = json.loads(document)
-    top["flag"].pop("targeting", None)
     if targeting:
-        top["flag"]["targeting"] = targeting
+        top["flag"]["targeting"] = targeting  # where it stood: taken back, the definition is the same to the byte
+    else:
+        top["flag"].pop("targeting", None)
     return encode_flag(top["flag"], top.get("governance"))

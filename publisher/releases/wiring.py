@@ -351,7 +351,7 @@ class _Drafting:
             # Somebody has written a rule of their own around the gate: it goes through it all the same.
             self._found.append((state_id, current))
             return
-        on = on_variant(definition, wish.on, wish.where)
+        on = on_variant(definition, wish.on, f"{wish.where} ({state_id})")
         document = unwired(current, self._key) if there is not None else current
         document = wired(document, self._key, on)
         if wish.service is not None and wish.service not in definition.governance.services:
@@ -390,13 +390,16 @@ class _Drafting:
             services = tuple(dict.fromkeys([*services, *named]))
         flags = [(state_id.source, state_id.key) for state_id, _ in self._found]
         wish = self._wish
+        if wish.owner is None:
+            self._problems.append("owner: want the person who answers for it, got nothing; give --owner PERSON")
+        if self._problems:
+            return None  # what it lacks would only be told again
         try:
             if before is None:
                 return plan_of(wish, flags, services)
             return plan_of(wish, flags, services, gate=before.gate)
         except BadDefinition as refusal:
-            if not (self._problems and not flags):
-                self._problems.append(str(refusal))
+            self._problems.append(str(refusal))
             return None
 
     def _take_out(self, state: ReleaseState, plan: ReleasePlan) -> None:
