@@ -22,8 +22,7 @@ Seen to fail, each within the seeds below, when the product is broken so:
 - a gate opens though a flag does not go through it, or by an entry that changes its flag; requirements are not asked; a
   release is lowered, or deleted, under one that requires it; a circle of requirements is taken;
 - a moment that is over, or too far ahead, is taken; a proposal is published that nobody prepared;
-- an entry overtakes one that waits; an emergency waits with the others, is forgotten when the next state comes, or is
-  made again on what people did since;
+- an entry overtakes one that waits; an emergency waits with the others, or is forgotten when the next state comes;
 - flags behind a gate are not compiled anew when it moves; a state_root depends on the reader.
 
 A seed that fails is told with the fewest steps that were found to fail: `make sequences SEED=…`.

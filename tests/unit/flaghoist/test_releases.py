@@ -521,3 +521,17 @@ def test_strict_flag_behind_a_gate_is_judged_when_it_opens_or_is_walked(forge):
         assert "'strict'" in str(outcome.refusal)
     inert = forge.proposal(forge.hoist("spring", walk=Walk.PAUSED))
     assert isinstance(take(forge, Release(inert, (forge.approval(inert),), "any")), Applied)
+
+
+def test_step_that_is_dated_ahead_goes_no_further_than_the_plan_and_moves_no_time(forge):
+    """Whoever has the publisher's key can hurry a walk: a step is judged by the time that its entry says."""
+    put(forge, forge.hoist("spring", share=1000, walk=Walk.ON))
+    version, before = forge.ledger.snapshot.releases[FlagKey("spring")].version, forge.ledger.head.published_at
+    assert isinstance(take(forge, Step(FlagKey("spring"), version, 2), published_at=NOW_MS + DAY_MS), Rejected)
+    hurried = take(forge, Step(FlagKey("spring"), version, 1), published_at=NOW_MS + DAY_MS)
+    assert isinstance(hurried, Stepped)
+    assert forge.ledger.head.published_at == before
+    # People stop it at any time, and the walk that they let go on soaks from then.
+    assert isinstance(put(forge, forge.hoist("spring", walk=Walk.PAUSED)), Applied)
+    assert isinstance(put(forge, forge.hoist("spring", walk=Walk.ON)), Applied)
+    assert forge.ledger.snapshot.releases[FlagKey("spring")].soaked_at_ms == forge.now_ms + 60_000
