@@ -391,9 +391,14 @@ def test_drill_names_who_is_missing_and_the_next_one_lowers_what_an_interrupted_
         finally:
             two.process.process.send_signal(signal.SIGCONT)
         assert hoisted(solo.ada)
-        ended = solo.ada.ok("release", "drill", "spring", "--yes")
+        ended = solo.ada.ok("release", "drill", "spring", "--yes", "--json")
         assert "an earlier drill was interrupted: its shadow gate is lowered first" in ended.err
-        assert "2 of 2 live sidecars" in ended.out
+        assert (ended.document["reached"], ended.document["missing"]) == (2, [])
+        titles = [entry["title"] for entry in solo.ada.ok("audit", "log", "--json").document[:4]]
+        assert [title.removeprefix("drill of release spring: ") for title in titles] == [
+            "record what was measured", "lower the shadow gate", "raise the shadow gate",
+            "lower what an earlier drill left",
+        ]  # fmt: skip
         assert not hoisted(solo.ada)
         assert one.answers(USERS[0]) == {"newCheckout": "off", "greeting": "plain"}
 

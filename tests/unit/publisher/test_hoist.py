@@ -119,7 +119,7 @@ def test_goal_that_is_reached_already_changes_nothing(forge):
     assert not hoist.ramp(wide, "half").changes
     assert not hoist.ramp(wide, "50%").changes
     assert not hoist.activate(opened(forge, share=SHARE_MAX)).changes
-    assert not hoist.ramp(state(forge), "all").changes
+    assert not hoist.ramp(opened(forge, audience=False), "all").changes
 
 
 def test_walk_goes_on_after_a_ramp_and_pauses_after_one_that_takes_back(forge):
@@ -128,6 +128,7 @@ def test_walk_goes_on_after_a_ramp_and_pauses_after_one_that_takes_back(forge):
     assert gate_of(hoist.ramp(walked, "internal")) == (True, 0, Walk.PAUSED)
     assert gate_of(hoist.ramp(walked, "internal", walk=True)) == (True, 0, Walk.ON)
     assert gate_of(hoist.ramp(walked, "all")) == (True, SHARE_MAX, Walk.OFF)
+    assert gate_of(hoist.ramp(walked, "100%")) == (True, SHARE_MAX, Walk.OFF)
 
 
 def test_walk_begins_with_or_without_a_goal(forge):
