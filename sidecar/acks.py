@@ -166,9 +166,8 @@ class Acks:
 
     async def _tell(self, log: Log) -> None:
         self._changed.clear()
-        told = self._facts()
+        self._told = self._facts()
         await self._append(log, await self._acknowledgement(self._board.state.value))
-        self._told = told
 
     async def _append(self, log: Log, ack: Acknowledgement) -> None:
         await log.append(encode_acknowledgement(ack), key=ack.instance.encode())
@@ -181,7 +180,7 @@ class Acks:
 
     async def _take_leave(self, log: Log) -> None:
         """Say that this pod ends in order, if that can be said at once."""
-        if self._told is None:
+        if not self._status.acks_written:
             return
         try:
             async with asyncio.timeout(FAREWELL_S):

@@ -66,6 +66,47 @@ def events(lines, name):
     return [line for line in lines if line["event"] == name]
 
 
+class Broken:
+    """The logs of a pod, of which one stream fails as told: when it is opened, or when it is written to."""
+
+    def __init__(self, logs, stream):
+        self.logs = logs
+        self.stream = stream
+        self.opening = self.writing = self.slowed = None
+        self.opened = 0
+
+    def __getattr__(self, name):
+        return getattr(self.logs, name)
+
+    @asynccontextmanager
+    async def __call__(self, stream):
+        if stream is self.stream:
+            self.opened += 1
+            if self.opening is not None:
+                raise self.opening
+        async with self.logs(stream) as log:
+            yield self.failing(log) if stream is self.stream else log
+
+    def failing(self, log):
+        append = log.append
+
+        async def fail_or_append(*args, **kwargs):
+            if self.writing is not None:
+                raise self.writing
+            if self.slowed is not None:
+                await self.slowed.wait()
+            return await append(*args, **kwargs)
+
+        log.append = fail_or_append
+        return log
+
+
+@pytest.fixture
+def broken(pod):
+    pod.logs = Broken(pod.logs, Stream.ACKS)
+    return pod.logs
+
+
 # --- what is told ---
 
 
@@ -208,6 +249,27 @@ def test_burst_of_entries_makes_few_acknowledgements_and_the_last_is_of_the_newe
     run(scenario)
 
 
+def test_change_is_acknowledged_once_however_often_others_look_meanwhile(pod, broken):
+    async def scenario():
+        async with pod.running():
+            await until_told(pod, seq=Seq(2), state="FRESH")
+            for number in (3, 4, 5):
+                written, goes_on = pod.status.acks_written, asyncio.Event()
+                broken.slowed = goes_on
+                pod.write(pod.forge.put(f"flag-{number}"))
+                await pod.until(lambda number=number: pod.board.view.seq == Seq(number))
+                for _ in range(5):
+                    pod.watch.look()
+                    await asyncio.sleep(0.001)
+                broken.slowed = None
+                goes_on.set()
+                await until_told(pod, in_force=Seq(number))
+                await asyncio.sleep(0.02)
+                assert pod.status.acks_written == written + 1
+
+    run(scenario)
+
+
 def test_history_that_is_read_is_not_acknowledged_entry_by_entry(pod):
     pod.write(*(pod.forge.put(f"flag-{n}") for n in range(200)))
 
@@ -247,45 +309,6 @@ def test_silence_is_never_longer_than_the_fleet_counts_with_and_spread_over_a_th
 
 
 # --- when the stream does not take it ---
-
-
-class Broken:
-    """The logs of a pod, of which one stream fails as told: when it is opened, or when it is written to."""
-
-    def __init__(self, logs, stream):
-        self.logs = logs
-        self.stream = stream
-        self.opening = self.writing = None
-        self.opened = 0
-
-    def __getattr__(self, name):
-        return getattr(self.logs, name)
-
-    @asynccontextmanager
-    async def __call__(self, stream):
-        if stream is self.stream:
-            self.opened += 1
-            if self.opening is not None:
-                raise self.opening
-        async with self.logs(stream) as log:
-            yield self.failing(log) if stream is self.stream else log
-
-    def failing(self, log):
-        append = log.append
-
-        async def fail_or_append(*args, **kwargs):
-            if self.writing is not None:
-                raise self.writing
-            return await append(*args, **kwargs)
-
-        log.append = fail_or_append
-        return log
-
-
-@pytest.fixture
-def broken(pod):
-    pod.logs = Broken(pod.logs, Stream.ACKS)
-    return pod.logs
 
 
 @pytest.mark.parametrize("error", [Unavailable("away"), OutcomeUnknown("sent"), TimeoutError("bug"), KeyError("bug")])
