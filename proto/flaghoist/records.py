@@ -245,8 +245,9 @@ class Acknowledgement:
         state: the verifier's state.
         seq: the newest entry that it has verified, with its hash and the digest of the state there.
         in_force: what it answers from: behind `seq` while a moment is awaited, or while it must not serve more.
-        late_ms: how long after its moment `in_force` was first answered from; None when no moment was set.
-        clock_offset_ms: the publisher's clock less this one's, by the newest heartbeat; None before the first.
+        late_ms: how long after its moment `in_force` was first answered from; None when no moment was set, or when it
+            had passed before the sidecar began.
+        clock_offset_ms: the publisher's clock less this one's, by the best of the last heartbeats; None before the first.
     """
 
     log_id: LogId
