@@ -247,7 +247,7 @@ class Acknowledgement:
         in_force: what it answers from: behind `seq` while a moment is awaited, or while it must not serve more.
         late_ms: how long after its moment `in_force` was first answered from; None when no moment was set, or when it
             had passed before the sidecar began.
-        clock_offset_ms: the publisher's clock less this one's, by the best of the last heartbeats; None before the first.
+        clock_offset_ms: the publisher's clock less this one's, by the best of the last heartbeats; None before one.
     """
 
     log_id: LogId
