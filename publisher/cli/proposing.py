@@ -276,16 +276,19 @@ def _tell_next(work: Workspace, reading: Reading, asked: Asked, named: Sequence[
         for missing in dict.fromkeys(missing for standing in standings for missing in standing.missing):
             work.desk.say(f"  {missing}")
     if refused := next((standing for standing in standings if standing.status is Status.REFUSED), None):
-        if isinstance(refused.refusal, NotYet):
-            work.desk.say(f"it can be published later: {refused.why}")
-        else:
-            work.desk.warn(f"it cannot be published as things are: {refused.why}")
+        work.desk.warn(f"it cannot be published as things are: {refused.why}")
+    scheduled = next((standing for standing in standings if standing.status is Status.SCHEDULED), None)
     others = " (and the others)" * (len(named) > 1)
     if any(standing.missing for standing in standings) or any(standing.needed for standing in standings):
         then = f"; the publisher at work ({holder}) then appends it" if holder else ""
         work.desk.next_step(f"ask somebody else to run `flaghoist approve {named[0]}`{others}{then}")
     elif holder:
-        work.desk.next_step(f"nothing: the publisher at work ({holder}) appends it")
+        then = f"; it is {scheduled.why}" if scheduled else ""
+        work.desk.next_step(f"nothing: the publisher at work ({holder}) appends it{then}")
+    elif scheduled:
+        work.desk.next_step(
+            f"`flaghoist publish {named[0]}` then: it is {scheduled.why}; a running `flaghoist publisher` does it"
+        )
     else:
         work.desk.next_step(f"`flaghoist publish {named[0]}`" + ", then the others in this order" * (len(named) > 1))
 
