@@ -42,7 +42,7 @@ _WHAT: Final = {
     Parting.AHEAD: "entries that this machine's ledger lacks",
 }
 _TODO: Final = {
-    Parting.HISTORY: "they follow another history: see their /status and `flaghoist audit verify`; docs/recovery.md",
+    Parting.HISTORY: "they follow another history: see their /readyz and `flaghoist audit verify`; docs/recovery.md",
     Parting.STATE: "the same entries must make the same state: compare their versions (--json), keep their --state-dir "
     "as evidence, restart them with an empty one; docs/fleet.md",
     Parting.AHEAD: "entries are withheld from this machine, or the log was cut, or somebody made this up: "
