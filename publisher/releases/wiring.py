@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Final
 
-from flaghoist.definition import Category, FlagDefinition, FlagState, encode_flag, parse_flag
+from flaghoist.definition import Category, FlagDefinition, FlagState, encode_evaluator, encode_flag, parse_flag
 from flaghoist.errors import BadDefinition, Faulty, Refused
 from flaghoist.records import Op
 from flaghoist.release_plan import ReleasePlan, Walk, encode_release, flag_text, gate_key
@@ -191,6 +191,26 @@ def deletion(state: ReleaseState, documents: Documents, *, with_flags: bool = Fa
         steps += [delete(documents, state_id) for state_id in named]
     steps.append(delete(documents, release_state_id(state.key)))
     return ReleaseDraft(state.key, state.plan, None, _one_proposal(state.key, steps), tuple(changes))
+
+
+def check_audience(snapshot: Snapshot, key: FlagKey, plan: ReleasePlan) -> None:
+    """Refuse an audience whose rule cannot be compiled: readers would find that only once the gate opens for it.
+
+    Args:
+        snapshot: with the evaluators that the rule may refer to.
+
+    Raises:
+        BadRelease: so it is.
+    """
+    if plan.audience is None:
+        return
+    name = StateId(Target.EVALUATOR, _SHARED, FlagKey(f"audience.{key}"))
+    op = Op(name.target, name.source, name.key, snapshot.version_of(name), Action.PUT, encode_evaluator(plan.audience))
+    try:
+        snapshot.fold(snapshot.seq.next(), [op])
+    except BadDefinition as refusal:
+        said = str(refusal).replace(str(name.key), "audience").removeprefix("$evaluators.")
+        raise BadRelease(f"release {key}", [said]) from refusal
 
 
 def wish_of(key: FlagKey, plan: ReleasePlan) -> ReleaseWish:

@@ -10,7 +10,7 @@ from publisher.cli.release.options import described, id_in, is_file, read_releas
 from publisher.cli.workspace import Workspace, operation
 from publisher.releases.file import NO_WISH, ReleaseWish
 from publisher.releases.outlook import draft_words, outlook_lines
-from publisher.releases.wiring import creation
+from publisher.releases.wiring import check_audience, creation
 
 
 @click.command()
@@ -47,6 +47,7 @@ def create(work: Workspace, wording: Wording, names: tuple[str, ...], wish: Rele
     assert draft.after is not None  # noqa: S101 — it is made
     # After what the steps make: flags that are made with it are there then.
     after = reading.snapshot.fold(reading.snapshot.seq.next(), [step.op for step in draft.steps])
+    check_audience(after, draft.key, draft.after)
     words = [*outlook_lines(after, draft.key, draft.after), *draft_words(draft)[1:]]
     fields = {"release": draft.key, "flags": [flag_change(change) for change in draft.flags]}
     title = f"create release {draft.key}: {draft.after.title}"

@@ -12,7 +12,7 @@ from publisher.cli.release.options import described, id_in, read_release_file, t
 from publisher.cli.workspace import Workspace, operation
 from publisher.releases.file import ReleaseWish
 from publisher.releases.outlook import draft_words
-from publisher.releases.wiring import edition, find_release, wish_of, with_flags
+from publisher.releases.wiring import check_audience, edition, find_release, wish_of, with_flags
 
 
 @click.command()
@@ -61,6 +61,8 @@ def edit(
         work.desk.result({"proposals": [], "release": state.key, "flags": []}, None)
         work.desk.say(f"nothing to propose: release {state.key} is so already (seq {state.version})")
         return Exit.OK
+    assert draft.after is not None  # noqa: S101 — an edit leaves one
+    check_audience(reading.snapshot, draft.key, draft.after)
     words = draft_words(draft)
     fields = {"release": draft.key, "flags": [flag_change(change) for change in draft.flags]}
     title = words[0].replace(f"release {state.key}: ", f"edit release {state.key}: ", 1)

@@ -1,9 +1,10 @@
 """The options that say what a release should be; with a file, they win over what it says."""
 
 import functools
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -18,7 +19,7 @@ from publisher.cli.proposing import EXPIRES_DEFAULT, Wording
 from publisher.cli.times import Span
 from publisher.cli.workspace import Command, Workspace
 from publisher.files import read_limited
-from publisher.flagfile import Syntax
+from publisher.flagfile import BadFile, Syntax
 from publisher.releases.file import (
     FILE_BYTES_MAX,
     NO_WISH,
@@ -43,9 +44,7 @@ def described(command: Command) -> Command:
     def run(work: Workspace, reason: str, expires_in: int, out: Path | None, **values: Any) -> Exit | None:
         if len(reason) > REASON_CHARS_MAX:
             raise click.UsageError(f"--reason: want at most {REASON_CHARS_MAX} characters, got {len(reason)}")
-        names = ("flags", "services", "owner", "team", "title", "stages", "audience", "pattern", "requires",
-                 "bucket_by", "salt", "lead", "expires", "ticket")  # fmt: skip
-        wish = _wish({name: values.pop(name) for name in names})
+        wish = _wish({name: values.pop(name) for name in _READERS})
         return command(work, Wording(None, reason, wish.ticket or None, expires_in, out), wish=wish, **values)
 
     decorated: Command = run
@@ -117,33 +116,21 @@ def id_in(text: str) -> FlagKey:
 
 def _wish(given: dict[str, Any]) -> ReleaseWish:
     """Return what options wish for; an empty text takes a field away."""
-    said: dict[str, Any] = {}
     try:
-        for name in ("owner", "team", "title", "bucket_by", "salt", "ticket"):
-            if (text := given[name]) is not None:
-                said[name] = text_in(text, f"--{name.replace('_', '-')}", TITLE_CHARS_MAX)
-        if said.get("owner") is not None:
-            said["owner"] = person_in(said["owner"], "--owner")
-        if given["expires"] is not None:
-            said["expires_at"] = date_in(given["expires"], "--expires") if given["expires"] else ""
-        for name in ("services", "requires"):
-            if given[name]:
-                said[name] = tuple(each for each in given[name] if each)
-        if "requires" in said:
-            said["requires"] = tuple(release_id(each, "--requires") for each in said["requires"])
-        if given["flags"]:
-            said["flags"] = tuple(_flag(text) for text in given["flags"])
-        if given["stages"]:
-            said["stages"] = stages_in([text for text in given["stages"] if text], "--stage")
-        if given["pattern"] is not None:
-            said["pattern"] = pattern_in(given["pattern"], "--pattern")
-        if given["lead"] is not None:
-            said["lead_ms"] = lead_in(int(given["lead"]) if given["lead"] == "0" else given["lead"], "--lead")
-        if given["audience"] is not None:
-            said["audience"] = _audience(given["audience"])
+        said = {
+            name: read(value)
+            for option, (name, read) in _READERS.items()
+            if (value := given[option]) is not None and value != ()
+        }
+    except BadFile as fault:
+        raise click.UsageError("; ".join(fault.problems)) from fault
     except (BadDefinition, Malformed) as refusal:
         raise click.UsageError(f"{refusal}{f' ({refusal.hint})' if refusal.hint else ''}") from refusal
     return ReleaseWish(**said) if said else NO_WISH
+
+
+def _text(option: str) -> Callable[[str], str]:
+    return lambda text: text_in(text, option, TITLE_CHARS_MAX)
 
 
 def _flag(text: str) -> FlagWish:
@@ -160,3 +147,18 @@ def _audience(text: str) -> JsonValue:
     else:
         value = flagfile.parse_document(text.encode(), where="--audience", syntax=Syntax.JSON)
     return audience_in(value, "--audience")
+
+
+# Option: the field of a wish, and what reads it.
+_READERS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+    **{name: (name, _text(f"--{name.replace('_', '-')}")) for name in ("team", "title", "bucket_by", "salt", "ticket")},
+    "owner": ("owner", lambda text: person_in(text, "--owner")),
+    "expires": ("expires_at", lambda text: date_in(text, "--expires") if text else ""),
+    "services": ("services", lambda names: tuple(name for name in names if name)),
+    "requires": ("requires", lambda names: tuple(release_id(name, "--requires") for name in names if name)),
+    "flags": ("flags", lambda texts: tuple(_flag(text) for text in texts)),
+    "stages": ("stages", lambda texts: stages_in([text for text in texts if text], "--stage")),
+    "pattern": ("pattern", lambda text: pattern_in(text, "--pattern")),
+    "lead": ("lead_ms", lambda text: lead_in(0 if text in ("", "0") else text, "--lead")),
+    "audience": ("audience", _audience),
+}

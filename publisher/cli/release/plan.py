@@ -18,7 +18,7 @@ from publisher.releases.outlook import (
     outlook_lines,
     revert_lines,
 )
-from publisher.releases.wiring import ReleaseDraft, creation, edition, find_release
+from publisher.releases.wiring import ReleaseDraft, check_audience, creation, edition, find_release
 
 
 @click.command()
@@ -45,6 +45,7 @@ def plan(work: Workspace, name: str) -> Exit:
         key, shown = draft.key, draft.after
         if draft.steps:
             snapshot = snapshot.fold(snapshot.seq.next(), [step.op for step in draft.steps])
+        check_audience(snapshot, key, shown)
     needs = ahead(reading.reader.ledger, key, shown, draft, requester=_requester(work, reading))
     changes = draft_words(draft)[1:] if draft is not None and draft.steps else []
     reverts = revert_lines(snapshot, key, shown)
