@@ -7,14 +7,15 @@ whether it is refused and what it makes of the state. What must hold:
 
 - after each entry the fold is that of the model; a refused one leaves the state (its state_root) as it was;
 - at every seq, and in all that a reader serves, each answer fits one state: all flags of a release agree on each user;
-- a user has one bucket a salt, whatever the share, the flag, the reader and the seq: shares that rise only add users;
+- a user has one bucket a salt, whatever the share, the flag, the reader and the seq: shares that rise only add users
+  (how many a share lets through, other tests count over a million users);
 - a revert restores the definitions and answers of the release's flags, and touches no other flag or release;
 - readers lag, have wrong clocks, and start anew from what they kept; what they serve is what their own moments and
   the emergencies allow; they and a cold replay end at one state_root.
 
 Seen to fail, each within the seeds below, when the product is broken so:
 
-- a gate's bucket depends on the flag; a share's weights do not add up to a constant, so that buckets move;
+- a gate's bucket depends on the flag; a share's place among the buckets moves when it rises;
 - a step leaves the walk on after the last stage, lowers a share, does not wait for the soak, skips a stage, or goes on
   though the walk is paused; `opened_at` moves with each ramp; a soak counts from an edit, or from the entry instead of
   its moment;
