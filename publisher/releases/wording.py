@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from flaghoist.policy.change import same_json
-from flaghoist.release_plan import Gate, ReleasePlan, Stage, Walk, flag_text, percent
+from flaghoist.release_plan import SHARE_MAX, Gate, ReleasePlan, Stage, Walk, flag_text, percent
 from flaghoist.release_state import ReleaseState
 from flaghoist.values import FlagKey, Source
 
@@ -37,7 +37,7 @@ def openness(gate: Gate | Stage) -> str:
     """Return whom a gate or a stage lets through, short: `closed`, `audience`, `10 %`, `audience and 10 %`."""
     if gate.share == 0:
         return "audience" if gate.audience else "closed"
-    both = gate.audience and not (isinstance(gate, Gate) and gate.for_everybody)
+    both = gate.audience and gate.share < SHARE_MAX
     return f"{'audience and ' if both else ''}{share_text(gate.share)}"
 
 
