@@ -387,6 +387,7 @@ def test_required_release_is_neither_lowered_nor_deleted_under_an_open_one(two):
     put(two, two.hoist("summer", share=0))
     assert "requirement_unmet" in refused(two, two.release_op("spring", None), *plain)
     assert isinstance(put(two, two.hoist("spring", share=0)), Applied)
+    assert "requirement_unmet" in refused(two, two.release_op("spring", None), *plain)
 
 
 def test_both_may_close_in_one_entry_and_a_kill_asks_nobody(two):
