@@ -1,11 +1,11 @@
 """`flaghoist release`: flags of many services that are made, ramped, activated, reverted and cleaned up as one unit."""
 
-import importlib
 from collections.abc import Mapping
 from typing import Final
 
 import click
-from click.shell_completion import CompletionItem
+
+from publisher.cli import LazyGroup
 
 # Name, module:attribute, one line of help: what `flaghoist release --help` shows without importing any of them.
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -26,41 +26,13 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-class LazyGroup(click.Group):
-    """The commands on releases; COMMANDS says which."""
+class ReleaseGroup(LazyGroup):
+    """The commands on releases."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
-            alike = get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"; did you mean {alike[0]!r}?" if alike else ""
-            raise click.UsageError(f"no command {args[0]!r}{hint}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        if incomplete.startswith("-"):
-            return super().shell_complete(ctx, incomplete)
-        return [CompletionItem(n, help=line) for n, (_, line) in COMMANDS.items() if n.startswith(incomplete)]
+    table = COMMANDS
 
 
-@click.group(cls=LazyGroup)
+@click.group(cls=ReleaseGroup)
 def release() -> None:
     """Make, look at and move releases: flags of many services as one unit.
 
