@@ -44,9 +44,18 @@ class Terminal:
 
     def end(self) -> int:
         """Read to the end; return the exit code."""
+        deadline = time.monotonic() + ANSWER_S
         try:
-            while part := os.read(self._master, 65536):
-                self.seen += self._decoder.decode(part)
+            while True:
+                ready, _, _ = select.select([self._master], [], [], 1.0)
+                if not ready and time.monotonic() >= deadline:
+                    self.process.kill()
+                    raise AssertionError(f"it does not end; it said {self.seen[-2000:]!r}")
+                if ready:
+                    part = os.read(self._master, 65536)
+                    if not part:
+                        break
+                    self.seen += self._decoder.decode(part)
         except OSError:  # Linux says EIO when the other side is closed
             pass
         os.close(self._master)

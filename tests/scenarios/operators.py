@@ -86,7 +86,9 @@ class Operator:
             driver: Python that runs before it.
             terminal: a terminal's descriptor, which becomes its controlling one and all of its streams.
         """
-        program = f"{driver}\nimport sys\nfrom publisher.cli import main\nsys.exit(main())"
+        # As in the foreground of a shell: whoever runs the tests in the background has made their children deaf to it.
+        ctrl_c = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
+        program = f"{ctrl_c}\n{driver}\nimport sys\nfrom publisher.cli import main\nsys.exit(main())"
         streams: dict[str, int] = {
             "stdin": subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
             "stdout": subprocess.PIPE,
