@@ -59,7 +59,7 @@ def test_the_runs_were_all_played_and_everything_happened_in_them(played, capsys
         print("\n" + "\n".join(f"{count:>12,}  {what}" for what, count in sorted(tally.items())))
     assert tally["runs"] == RUNS
     everything = {
-        *("Applied", "Advanced", "RootChanged", "Ratified", "Rejected"),
+        *("Applied", "Advanced", "RootChanged", "Ratified", "Stepped", "Prepared", "Rejected"),
         *("Repeated", "Void", "Dropped", "Gap", "Forked", "Held"),
         *(f"heartbeat {outcome}" for outcome in ("Counted", "Superseded", "Refuted", "Forked")),
         *("quarantine cured", "restarted", "fresh after an event", "started anew at the end"),
