@@ -465,6 +465,10 @@ class _Fold:
         for key in self._to_check:
             if (state := after.get(key)) is not None and not state.plan.gate.closed:
                 self._check_flags(state, in_this_entry)
+        for key in self._to_check & after.keys():
+            # Also while the gate is closed: its ramp must not be the first to hear of it.
+            where = f"{_place(StateId(Target.RELEASE, SHARED, key))}.audience"
+            self._rule(after[key].plan.audience or NOBODY_RULE, SHARED, where, "")
         return after
 
     def _check_flags(self, state: ReleaseState, in_this_entry: set[tuple[Source, FlagKey]]) -> None:

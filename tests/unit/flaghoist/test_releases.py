@@ -536,3 +536,13 @@ def test_step_that_is_dated_ahead_goes_no_further_than_the_plan_and_moves_no_tim
     assert isinstance(put(forge, forge.hoist("spring", walk=Walk.PAUSED)), Applied)
     assert isinstance(put(forge, forge.hoist("spring", walk=Walk.ON)), Applied)
     assert forge.ledger.snapshot.releases[FlagKey("spring")].soaked_at_ms == forge.now_ms + 60_000
+
+
+@pytest.mark.parametrize(
+    "audience", [{"iff": [1, 2]}, {"$ref": "staff"}], ids=["unknown operator", "unknown reference"]
+)
+def test_release_whose_audience_cannot_be_served_is_rejected_before_it_opens(forge, audience):
+    refused = put(forge, forge.release_op("spring", replace(forge.plan("spring"), audience=audience)))
+    assert isinstance(refused, Rejected)
+    assert refused.refusal.code == "bad_definition"
+    assert "release.spring.audience" in str(refused.refusal)
