@@ -9,7 +9,7 @@ from flaghoist.authorization import EMERGENCY_FLAGS_MAX
 from flaghoist.definition import FlagDefinition, FlagState, parse_flag
 from flaghoist.errors import Refused, UnknownFlag
 from flaghoist.records import Op
-from flaghoist.release_plan import GATE_PREFIX, Walk, flag_text, percent
+from flaghoist.release_plan import GATE_PREFIX, Walk, flag_text, gate_key, percent
 from flaghoist.release_state import ReleaseState, dependents
 from flaghoist.rollback import Conflict, conflicts
 from flaghoist.snapshot import SHARED, Snapshot
@@ -187,8 +187,7 @@ def _gate_kill(snapshot: Snapshot, key: FlagKey) -> GateKill:
     state = snapshot.releases.get(key)
     if state is None:
         raise UnknownFlag(f"no release {key}", hint="list the releases with `flaghoist release list`")
-    gate = f"{GATE_PREFIX}{key}"
-    flags = sorted(flag_text(flag.source, flag.key) for flag in snapshot.flags() if gate in flag.evaluators)
+    flags = sorted(flag_text(flag.source, flag.key) for flag in snapshot.referring(SHARED, gate_key(key)))
     above = (name for name in dependents(key, snapshot.releases) if not snapshot.releases[name].plan.gate.closed)
     return GateKill(state, tuple(flags), tuple(conflicts(snapshot, state)), tuple(above))
 

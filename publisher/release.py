@@ -26,10 +26,8 @@ def release_of(ledger: Ledger, case: Case, links: Sequence[Link], *, now_ms: int
         Refused: as authorization.authorize, the fold and the policy say; a standing rejection is one of the reasons.
         ZoneMissing: the policy has a freeze in a time zone of which this machine has no data.
     """
-    if stands_alone(case.proposal.kind):
-        release = Release(case.envelope, (), EMERGENCY_RULE)
-    else:
-        release = Release(case.envelope, _approvals(ledger, case, now_ms), "")
+    approvals = () if stands_alone(case.proposal.kind) else _approvals(ledger, case, now_ms)
+    release = Release(case.envelope, approvals, "")
     authorized = authorize(ledger.root, release, at_ms=now_ms)
     moment_of(case.proposal, at_ms=now_ms)
     if case.proposal.kind is ProposalKind.ROLLBACK:

@@ -11,7 +11,6 @@ from flaghoist.errors import Refused
 from flaghoist.outcomes import Applied, Link, Stepped
 from flaghoist.records import Op
 from flaghoist.release_plan import LEAD_MS_MAX
-from flaghoist.rollback import kill_ops_on
 from flaghoist.snapshot import Snapshot
 from flaghoist.values import ProposalKind, Seq
 
@@ -101,8 +100,13 @@ class InForce:
     def _killed(self, kill: _Kill) -> "InForce":
         """Return it with an emergency in force that is behind what waits."""
         try:
-            snapshot = self.snapshot.fold(self.snapshot.seq, kill_ops_on(self.snapshot, kill.ops))
+            snapshot = self.snapshot.fold(self.snapshot.seq, _as_they_apply_to(self.snapshot, kill.ops))
         except Refused:
             # It kills by what an entry that waits has brought, a safe variant say: then that must not wait either.
             return InForce(self.coming[-1].snapshot)
         return replace(self, snapshot=snapshot, _kills=(*self._kills, kill))
+
+
+def _as_they_apply_to(snapshot: Snapshot, ops: Sequence[Op]) -> list[Op]:
+    """Return the ops of an emergency for another state than the one that they were made for."""
+    return [replace(op, expected_version=snapshot.version_of(op.state_id)) for op in ops if snapshot.has(op.state_id)]

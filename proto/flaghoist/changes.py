@@ -1,12 +1,12 @@
 """What ops do to a state, as a policy looks at it: each definition before and after, and the flags that it touches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from flaghoist.policy import Change, Touched
 from flaghoist.records import Op
 from flaghoist.release_plan import Walk, gate_key
 from flaghoist.snapshot import SHARED, CompiledFlag, Snapshot
-from flaghoist.values import Target
+from flaghoist.values import FlagKey, Source, Target
 
 
 def changes_between(before: Snapshot, after: Snapshot, ops: Sequence[Op]) -> Sequence[Change]:
@@ -46,10 +46,7 @@ def _release_change(before: Snapshot, after: Snapshot, op: Op) -> Change:
     inert = (old is None or old.plan.gate.closed) and (
         new is None or (new.plan.gate.closed and new.plan.gate.walk is not Walk.ON)
     )
-    gate = gate_key(op.key)
-    referring = {
-        (flag.source, flag.key): flag for state in (before, after) for flag in state.flags() if gate in flag.evaluators
-    }
+    referring = _referring(before, after, SHARED, gate_key(op.key))
     return Change(
         op,
         release_before=None if old is None else old.plan,
@@ -61,7 +58,7 @@ def _release_change(before: Snapshot, after: Snapshot, op: Op) -> Change:
 
 def _evaluator_change(before: Snapshot, after: Snapshot, op: Op) -> Change:
     old, new = before.evaluator(op.source, op.key), after.evaluator(op.source, op.key)
-    referring = {(flag.source, flag.key): flag for state in (before, after) for flag in _referring(state, op)}
+    referring = _referring(before, after, op.source, op.key)
     return Change(
         op,
         rule_before=None if old is None else old.rule,
@@ -70,11 +67,11 @@ def _evaluator_change(before: Snapshot, after: Snapshot, op: Op) -> Change:
     )
 
 
-def _referring(state: Snapshot, op: Op) -> Iterator[CompiledFlag]:
-    """Yield the flags whose rule refers to an evaluator; those of every source, when it is a shared one."""
-    for flag in state.flags():
-        if op.key in flag.evaluators and op.source in (flag.source, SHARED):
-            yield flag
+def _referring(
+    before: Snapshot, after: Snapshot, source: Source, evaluator: FlagKey
+) -> dict[tuple[Source, FlagKey], CompiledFlag]:
+    """Return the flags that refer to an evaluator before or after; as they are after, where they do in both."""
+    return {(flag.source, flag.key): flag for state in (before, after) for flag in state.referring(source, evaluator)}
 
 
 def _touched(flag: CompiledFlag) -> Touched:

@@ -11,7 +11,7 @@ from flaghoist.records import Op
 from flaghoist.release_plan import Walk, flag_text, gate_key, parse_release
 from flaghoist.release_state import ReleaseState
 from flaghoist.snapshot import Snapshot
-from flaghoist.values import Action, FlagKey, Seq, Source, Target
+from flaghoist.values import Action, FlagKey, Seq, Source, StateId, Target
 
 
 class RevertConflict(Refused):
@@ -52,8 +52,7 @@ def _conflicts(snapshot: Snapshot, release: ReleaseState, opened_at: Seq) -> Ite
     for source, key in named:
         flag = snapshot.flag(source, key)
         if flag is None:
-            version = next((v for s, v in snapshot.gone() if (s.target, s.source, s.key) == (Target.FLAG, source, key)))
-            yield Conflict(source, key, version, "deleted")
+            yield Conflict(source, key, snapshot.version_of(StateId(Target.FLAG, source, key)), "deleted")
         elif flag.version >= opened_at:
             what = "changed" if gate in flag.evaluators else "changed, and refers to the gate no more,"
             yield Conflict(source, key, flag.version, what)
@@ -92,8 +91,3 @@ def check_rollback(snapshot: Snapshot, ops: Sequence[Op]) -> None:
                 "its gate would not restore what was before",
                 hint=f"change them back first; or revert with {names} to leave them as they are now",
             )
-
-
-def kill_ops_on(snapshot: Snapshot, ops: Sequence[Op]) -> list[Op]:
-    """Return the ops of an emergency as they apply to another state than the one they were made for."""
-    return [replace(op, expected_version=snapshot.version_of(op.state_id)) for op in ops if snapshot.has(op.state_id)]

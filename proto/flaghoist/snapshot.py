@@ -264,6 +264,12 @@ class Snapshot:
         for flags in self._flags.values():
             yield from flags.values()
 
+    def referring(self, source: Source, evaluator: FlagKey) -> Iterator[CompiledFlag]:
+        """Yield the flags whose rule refers to an evaluator; those of every source, when it is a shared one."""
+        for flag in self.flags():
+            if evaluator in flag.evaluators and source in (flag.source, SHARED):
+                yield flag
+
     def evaluators(self) -> Iterator[tuple[StateId, Evaluator]]:
         """Yield the evaluators of all sources."""
         for source, evaluators in self._evaluators.items():

@@ -261,10 +261,7 @@ def check_asking(ledger: Ledger, move: Move, after: Snapshot, requester: Person)
 
 def flags_through(snapshot: Snapshot, key: FlagKey) -> list[CompiledFlag]:
     """Return the flags that refer to a release's gate, by source and name."""
-    gate = gate_key(key)
-    return sorted(
-        (flag for flag in snapshot.flags() if gate in flag.evaluators), key=lambda flag: (flag.source, flag.key)
-    )
+    return sorted(snapshot.referring(SHARED, gate_key(key)), key=lambda flag: (flag.source, flag.key))
 
 
 def services_of(snapshot: Snapshot, state: ReleaseState) -> list[str]:

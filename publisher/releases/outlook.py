@@ -19,6 +19,7 @@ from flaghoist.release_plan import (
     Walk,
     encode_release,
     flag_text,
+    gate_key,
     parse_drill,
     parse_release,
 )
@@ -136,7 +137,7 @@ def flag_outlook(snapshot: Snapshot, key: FlagKey, source: Source, flag: FlagKey
 
 
 def _refers(flag: CompiledFlag, key: FlagKey) -> bool:
-    return f"release.{key}" in flag.evaluators
+    return gate_key(key) in flag.evaluators
 
 
 def outlook_lines(snapshot: Snapshot, key: FlagKey, plan: ReleasePlan) -> list[str]:
